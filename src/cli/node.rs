@@ -1,0 +1,136 @@
+//! `armdb node`: runs one member until SIGTERM (or Ctrl-C). Started by `armdb local` and by Kubernetes, seldom
+//! by hand.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use super::{Failure, Global, block_on, logging};
+use crate::net::peer::PeerSecret;
+use crate::node::config::{LogFormat, NodeConfig};
+use crate::node::run::{Node, NodeOptions};
+
+/// Run one member of a cluster
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Name of the cluster
+    #[arg(long, value_name = "NAME")]
+    pub cluster: String,
+
+    /// Number of the partition
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub partition: u32,
+
+    /// Name of this member, as <cluster>-<partition>-<ordinal>
+    #[arg(long, value_name = "NAME")]
+    pub name: String,
+
+    /// Data directory; formatted if it is empty or absent
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+
+    /// Shards of the partition; fixed when the directory is formatted
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub shards: u16,
+
+    /// Where clients connect
+    #[arg(long, default_value = "127.0.0.1:7400", value_name = "HOST:PORT")]
+    pub client: String,
+
+    /// Where members and controllers connect
+    #[arg(long, default_value = "127.0.0.1:7401", value_name = "HOST:PORT")]
+    pub peer: String,
+
+    /// Where probes and metrics are served
+    #[arg(long, default_value = "127.0.0.1:7402", value_name = "HOST:PORT")]
+    pub http: String,
+
+    /// Where clients are told to connect, if not at --client
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise_client: Option<String>,
+
+    /// Where members are told to connect, if not at --peer
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise_peer: Option<String>,
+
+    /// Configuration file (YAML); every key has a default
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// File with the secret that members and controllers share
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: PathBuf,
+
+    /// End at once when stdin closes: whoever started this process is gone
+    #[arg(long)]
+    pub supervised: bool,
+}
+
+/// A temporary failure of sysexits.h: the same command may succeed later.
+const EXIT_TEMPORARY: u8 = 75;
+
+/// Runs the member.
+pub fn run(args: Args, _global: &Global) -> anyhow::Result<ExitCode> {
+    let config = match &args.config {
+        None => Ok(NodeConfig::default()),
+        Some(path) => NodeConfig::read(path),
+    };
+    let config = config.map_err(|error| Failure::usage(error.to_string()))?;
+    logging::init_as("info", config.log_format == LogFormat::Json)?;
+    let secret = std::fs::read_to_string(&args.secret_file)
+        .with_context(|| Failure::new(format!("reading the secret {}", args.secret_file.display())))
+        .and_then(|text| PeerSecret::new(&text).with_context(|| format!("in {}", args.secret_file.display())))?;
+    if args.supervised {
+        exit_with_supervisor();
+    }
+    let options = NodeOptions {
+        cluster: args.cluster,
+        partition: args.partition,
+        name: args.name,
+        data: args.data,
+        shards: args.shards,
+        client: args.client,
+        peer: args.peer,
+        http: args.http,
+        advertise_client: args.advertise_client,
+        advertise_peer: args.advertise_peer,
+        config,
+        secret,
+    };
+    block_on(async {
+        let stop = stop_signal()?;
+        let served = match Node::bind(options).await {
+            Ok(node) => node.serve(stop).await,
+            Err(error) => Err(error),
+        };
+        match served {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(error) if error.is_temporary() => Err(Failure::with_code(error.to_string(), EXIT_TEMPORARY).into()),
+            Err(error) => Err(error.into()),
+        }
+    })
+}
+
+/// Resolves at the first SIGTERM or SIGINT.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Ends the process when stdin closes. A thread of its own, because it must work whatever the runtime does.
+fn exit_with_supervisor() {
+    std::thread::spawn(|| {
+        let mut stdin = std::io::stdin().lock();
+        // A read error says as much as an end: nobody is there.
+        let _ = std::io::copy(&mut stdin, &mut std::io::sink());
+        std::process::exit(0);
+    });
+}

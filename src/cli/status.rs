@@ -1,0 +1,199 @@
+//! `armdb status`: who leads, how far everybody is.
+//!
+//! Of a local cluster its supervisor tells; of any other the members themselves, which know less: their own state,
+//! and the leader's view of the rest. Both have the shape of `ArmdbCluster.status`.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::{Format, Global, block_on, endpoints, output, switchover};
+use crate::api::{
+    ArmdbClusterStatus, LagStatus, MemberRole, MemberState, MemberStatus, PartitionState, PartitionStatus, Phase,
+    Summary, quantity,
+};
+use crate::client::{Description, MemberDescription};
+use crate::net::proto::LocalStatusRequest;
+
+/// Print the cluster's leader, members and lag; -o json has the shape of ArmdbCluster.status
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Prints what is known.
+pub fn run(Args {}: Args, global: &Global) -> anyhow::Result<ExitCode> {
+    let (name, status, addresses) = block_on(async {
+        if let Some((dir, file)) = endpoints::local(global)? {
+            match switchover::connect(&dir).await {
+                Ok(mut control) => {
+                    let answer =
+                        switchover::answered("asking for the status", control.status(LocalStatusRequest {})).await?;
+                    let status: ArmdbClusterStatus = serde_json::from_str(&answer.status_json)?;
+                    let addresses =
+                        file.members.iter().map(|m| (m.name.clone(), m.client.to_string())).collect::<BTreeMap<_, _>>();
+                    return Ok((file.cluster, status, addresses));
+                }
+                // Members were named: they can be asked without a supervisor.
+                Err(_) if !global.endpoints.is_empty() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let client = endpoints::connect(global, Duration::from_secs(5)).await?;
+        let answers = client.describe_all().await;
+        let addresses = answers
+            .iter()
+            .filter_map(|(address, answer)| Some((answer.as_ref().ok()?.member.clone(), address.clone())))
+            .collect();
+        let descriptions: Vec<Description> = answers.into_iter().filter_map(|(_, answer)| answer.ok()).collect();
+        let name = descriptions.first().map(|description| description.cluster.clone()).unwrap_or_default();
+        Ok((name, assemble(&descriptions), addresses))
+    })?;
+    match global.output {
+        Format::Text => output::write(text(&name, &status, &addresses).as_bytes())?,
+        Format::Json => output::json(&status)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(name: &str, status: &ArmdbClusterStatus, addresses: &BTreeMap<String, String>) -> String {
+    let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+    let summary = status.summary.clone().unwrap_or_default();
+    let epochs: Vec<_> = status.partitions.iter().map(|partition| partition.epoch.to_string()).collect();
+    let safe = !status.partitions.is_empty() && status.partitions.iter().all(|partition| partition.quorum_safe);
+    let mut text = format!(
+        "cluster {name}  {}  leader {}  epoch {}  ready {}  safe {}\nid {}\n\n",
+        status.phase.map(|phase| format!("{phase:?}")).unwrap_or_default(),
+        dash(&summary.leader),
+        dash(&epochs.join(",")),
+        dash(&summary.ready),
+        if safe { "yes" } else { "no" },
+        dash(status.cluster_id.as_deref().unwrap_or_default()),
+    );
+    let heading = ["MEMBER", "ROLE", "STATE", "EPOCH", "COMMIT", "LAG", "BYTES", "AGE", "PID", "CLIENT"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    for member in status.partitions.iter().flat_map(|partition| &partition.members) {
+        let lag = |text: String| if member.role == MemberRole::Leader { "-".to_owned() } else { text };
+        rows.push(vec![
+            member.name.clone(),
+            format!("{:?}", member.role),
+            format!("{:?}", member.state),
+            member.epoch.to_string(),
+            member.commit.map_or_else(|| "-".into(), |commit| commit.to_string()),
+            lag(member.lag_entries.to_string()),
+            lag(quantity::format(u64::try_from(member.lag_bytes).unwrap_or(0))),
+            lag(format!("{} ms", member.lag_millis)),
+            member.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
+            addresses.get(&member.name).cloned().unwrap_or_else(|| "-".into()),
+        ]);
+    }
+    text.push_str(&output::columns(&rows));
+    if !status.recent_transitions.is_empty() {
+        text.push('\n');
+    }
+    for transition in status.recent_transitions.iter().take(5) {
+        text.push_str(&format!(
+            "{}  {:?}  {} -> {}  epoch {}  {} ms  {}\n",
+            transition.at.0,
+            transition.transition_type,
+            transition.from.as_deref().unwrap_or("-"),
+            transition.to.as_deref().unwrap_or("-"),
+            transition.epoch,
+            transition.duration_millis,
+            transition.reason,
+        ));
+    }
+    text
+}
+
+/// The status as the members tell it.
+fn assemble(descriptions: &[Description]) -> ArmdbClusterStatus {
+    let mut by_partition: BTreeMap<u32, Vec<&Description>> = BTreeMap::new();
+    for description in descriptions {
+        by_partition.entry(description.partition).or_default().push(description);
+    }
+    let partitions: Vec<PartitionStatus> =
+        by_partition.iter().map(|(id, described)| partition(*id, described)).collect();
+    let members = || partitions.iter().flat_map(|partition| &partition.members);
+    let wanted = members().count();
+    let ready = members().filter(|member| member.state == MemberState::InSync).count();
+    let followers = || members().filter(|member| member.role != MemberRole::Leader);
+    let lag = LagStatus {
+        max_bytes: followers().map(|member| member.lag_bytes).max().unwrap_or(0),
+        max_entries: followers().map(|member| member.lag_entries).max().unwrap_or(0),
+        since: None,
+    };
+    let led = partitions.iter().filter(|partition| partition.leader.is_some()).count();
+    let leader = match &partitions[..] {
+        [one] => one.leader.clone().unwrap_or_default(),
+        many => format!("{led}/{}", many.len()),
+    };
+    let whole = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+    ArmdbClusterStatus {
+        phase: Some(match () {
+            () if led < partitions.len() || partitions.is_empty() => Phase::Unavailable,
+            () if ready < wanted => Phase::Degraded,
+            () => Phase::Healthy,
+        }),
+        replicas: whole(wanted / partitions.len().max(1)),
+        ready_members: whole(ready),
+        version: descriptions.first().map(|description| description.version.clone()),
+        cluster_id: descriptions.iter().map(|d| d.cluster_id.clone()).find(|id| !id.is_empty()),
+        summary: Some(Summary {
+            leader,
+            ready: format!("{ready}/{wanted}"),
+            lag: quantity::format(u64::try_from(lag.max_bytes).unwrap_or(0)),
+        }),
+        lag: Some(lag),
+        partitions,
+        ..Default::default()
+    }
+}
+
+fn partition(id: u32, described: &[&Description]) -> PartitionStatus {
+    let leader = described.iter().filter(|description| description.leading).max_by_key(|description| description.epoch);
+    let mut members: BTreeMap<String, MemberStatus> = BTreeMap::new();
+    // Each member of itself, then the leader of all: it knows how far behind they are.
+    for description in described.iter().copied().filter(|d| !d.leading).chain(leader.copied()) {
+        for told in &description.members {
+            let mut told = member(told, description.epoch);
+            if let Some(own) = members.get(&told.name) {
+                told.commit = told.commit.max(own.commit);
+                if told.name != description.member {
+                    told.epoch = own.epoch;
+                }
+            }
+            members.insert(told.name.clone(), told);
+        }
+    }
+    let members: Vec<MemberStatus> = members.into_values().collect();
+    let voters = members.iter().filter(|m| matches!(m.role, MemberRole::Leader | MemberRole::Follower));
+    let in_sync = voters.clone().filter(|member| member.state == MemberState::InSync).count();
+    PartitionStatus {
+        id: i32::try_from(id).unwrap_or(i32::MAX),
+        epoch: described.iter().map(|description| signed(description.epoch)).max().unwrap_or(0),
+        leader: leader.map(|description| description.member.clone()),
+        state: if leader.is_some() { PartitionState::Available } else { PartitionState::NoLeader },
+        quorum_safe: leader.is_some() && in_sync > voters.count() / 2 + 1,
+        members,
+    }
+}
+
+fn member(told: &MemberDescription, epoch: u64) -> MemberStatus {
+    let named = |text: &str| serde_json::Value::from(text);
+    MemberStatus {
+        name: told.name.clone(),
+        // A newer server may know more words than this program.
+        role: serde_json::from_value(named(&told.role)).unwrap_or_default(),
+        state: serde_json::from_value(named(&told.state)).unwrap_or_default(),
+        sid: Some(told.sid.clone()).filter(|sid| !sid.is_empty()),
+        epoch: signed(epoch),
+        lag_bytes: signed(told.lag_bytes),
+        lag_entries: signed(told.lag_entries),
+        lag_millis: signed(told.lag_ms),
+        commit: Some(signed(told.commit.iter().sum())),
+        ..Default::default()
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

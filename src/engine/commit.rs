@@ -1,0 +1,188 @@
+//! Commit: entries move from the overlay into the index, in log order, whole batches.
+//!
+//! An entry is in the index before it leaves the overlay, so that a judge under the log's lock always finds
+//! it in one of the two.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::format::notes::{Barrier, decode_catalog};
+use super::format::record::{Kind, Record};
+use super::index::{Location, OrderedIndex};
+use super::overlay::{ENTRY_BYTES, Pending};
+use super::segment::View;
+use super::shard::Shard;
+use super::tree::TreeKind;
+use crate::position::Gsn;
+
+/// Entries applied between two looks at the lock, about.
+const GROUP: usize = 512;
+
+impl Shard {
+    /// Tells that everything up to `gsn` is committed. What lies beyond the own tail is told again later;
+    /// what is not yet written is applied once it is.
+    pub fn advance_commit(&self, gsn: Gsn) {
+        let gsn = gsn.min(self.tail_gsn.load(Ordering::Acquire));
+        if self.commit_gsn.fetch_max(gsn, Ordering::AcqRel) < gsn || self.applied() < gsn {
+            self.apply_committed();
+        }
+    }
+
+    /// Applies what is committed and written.
+    pub(crate) fn apply_committed(&self) {
+        let before = self.applied();
+        let after = {
+            let _apply = self.apply.lock();
+            while self.apply_group() {}
+            self.applied()
+        };
+        if after > before {
+            self.shared.progress.wake_all();
+            self.shared.tell(|listener| listener.applied(self.id, after));
+        }
+    }
+
+    /// One group of whole batches; `false` if there was nothing to do.
+    fn apply_group(&self) -> bool {
+        let group: Vec<Pending> = {
+            let log = self.log.lock();
+            let limit = self.commit().min(log.written.last.gsn);
+            let mut group = Vec::new();
+            let mut whole = 0;
+            for entry in log.overlay.iter() {
+                if entry.tail.last.gsn > limit || (whole > 0 && whole == group.len() && whole >= GROUP) {
+                    break;
+                }
+                group.push(*entry);
+                if entry.batch_end {
+                    whole = group.len();
+                }
+            }
+            group.truncate(whole);
+            group
+        };
+        let Some(last) = group.last() else { return false };
+        let mut time_ms = 0;
+        let mut view = self.view.load();
+        for entry in &group {
+            time_ms = time_ms.max(entry.time_ms);
+            if view.segment(entry.location.segment).is_none() {
+                view = self.view.load();
+            }
+            let Some(record) = view.peek(entry.location) else {
+                // Written and in the view by construction: anything else would silently lose a write.
+                panic!("shard {}: gsn {} is not where it was put", self.id, entry.tail.last.gsn);
+            };
+            let hash = matches!(entry.kind, Kind::Put | Kind::Delete).then_some(entry.hash);
+            self.apply_record(&view, entry.kind, hash, entry.location, record.bytes(), None);
+        }
+        self.note_committed_time(time_ms);
+        let mut log = self.log.lock();
+        log.applied = last.tail;
+        log.overlay.drop_through(last.tail.last.gsn);
+        self.trim_memory(&mut log);
+        self.applied_gsn.store(last.tail.last.gsn, Ordering::Release);
+        drop(log);
+        self.shared.memory_bytes.fetch_sub(group.len() as u64 * ENTRY_BYTES, Ordering::Relaxed);
+        true
+    }
+
+    /// Puts one committed record into the index. `resolved` is where the key was found before the lock.
+    pub(crate) fn apply_record(
+        &self,
+        view: &View,
+        kind: Kind,
+        hash: Option<u64>,
+        location: Location,
+        bytes: &[u8],
+        resolved: Option<Location>,
+    ) {
+        let Some(record) = Record::peek(bytes) else { return };
+        match (kind, hash) {
+            (Kind::Put, Some(hash)) => {
+                let (tree, key) = (record.tree(), record.key());
+                let old = match resolved {
+                    Some(old) if self.index.insert_or_replace(hash, Some(old), location) => Some(old),
+                    _ => loop {
+                        let old = self.locate(view, hash, tree, key);
+                        if self.index.insert_or_replace(hash, old, location) {
+                            break old;
+                        }
+                    },
+                };
+                self.bury(view, old);
+                if let Some(ordered) = self.ordered(tree) {
+                    ordered.insert(key, location);
+                }
+            }
+            (Kind::Delete, Some(hash)) => {
+                let (tree, key) = (record.tree(), record.key());
+                let old = loop {
+                    match self.locate(view, hash, tree, key) {
+                        Some(old) if !self.index.remove(hash, old) => {}
+                        old => break old,
+                    }
+                };
+                if old.is_some()
+                    && let Some(ordered) = self.ordered(tree)
+                {
+                    ordered.remove(key);
+                }
+                self.bury(view, old);
+            }
+            (Kind::Barrier, _) => {
+                if let Ok(barrier) = Barrier::decode(&record) {
+                    self.note_committed_time(barrier.time_ms);
+                }
+            }
+            (Kind::Catalog, _) => {
+                if let Some(tree) = decode_catalog(&record) {
+                    self.shared.add_tree(&tree);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Where a key is now.
+    fn locate(&self, view: &View, hash: u64, tree: u16, key: &[u8]) -> Option<Location> {
+        let mut stale = false;
+        let found = self.index.get(hash, |at| {
+            stale |= view.segment(at.segment).is_none();
+            view.is_key(at, tree, key)
+        });
+        if found.is_none() && stale { self.find(hash, tree, key, |_, _, location| location) } else { found }
+    }
+
+    /// Counts a record that was replaced.
+    fn bury(&self, view: &View, old: Option<Location>) {
+        if let Some(old) = old
+            && let Some(segment) = view.segment(old.segment)
+            && let Some(record) = segment.peek(old.offset_bytes())
+        {
+            segment.dead_bytes.fetch_add(record.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// The ordered index of a tree, made when first needed; `None` for a hash tree. A tree whose creation has
+    /// not been applied yet (it is in shard 0's log) counts as ordered until it is.
+    pub(crate) fn ordered(&self, tree: u16) -> Option<Arc<OrderedIndex>> {
+        if self.shared.tree_kind(tree) == Some(TreeKind::Hash) {
+            return None;
+        }
+        let slot = usize::from(tree);
+        if let Some(Some(ordered)) = self.view.load().ordered.get(slot) {
+            return Some(ordered.clone());
+        }
+        let fresh = Arc::new(OrderedIndex::new());
+        self.view.rcu(|view| {
+            let mut ordered = view.ordered.clone();
+            if ordered.len() <= slot {
+                ordered.resize(slot + 1, None);
+            }
+            ordered[slot].get_or_insert_with(|| fresh.clone());
+            View { segments: view.segments.clone(), epochs: view.epochs.clone(), ordered }
+        });
+        self.view.load().ordered.get(slot).cloned().flatten()
+    }
+}

@@ -1,0 +1,151 @@
+//! A shard's `shard.meta` and manifest as they are on disk, and the *switch* that replaces them.
+//!
+//! A switch writes the whole manifest under a new name, syncs it and its name, and only then points the older
+//! slot of `shard.meta` to it. Every change to the set of files is one switch.
+
+use std::io::IoSlice;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::error::EngineError;
+use super::format::manifest::Manifest;
+use super::format::shard_meta::{SHARD_META_MAGIC, ShardMeta};
+use super::format::slots::{self, SLOT_BYTES};
+use super::segment::{Segment, io_error};
+use super::shard_state::ShardState;
+use super::shared::Shared;
+use crate::disk::Disk;
+
+/// Name of the file with the two slots.
+pub(crate) const SHARD_META: &str = "shard.meta";
+
+/// See the module's comment.
+#[derive(Debug)]
+pub(crate) struct Files {
+    shard: u16,
+    /// Sequence number and place of the newest slot.
+    seq: u64,
+    slot: usize,
+    meta: ShardMeta,
+    /// The manifest that the other slot names; 0: none.
+    older_manifest: u64,
+    manifest: Manifest,
+}
+
+impl Files {
+    /// What was read at open.
+    pub(crate) fn new(
+        shard: u16,
+        seq: u64,
+        slot: usize,
+        meta: ShardMeta,
+        older_manifest: u64,
+        manifest: Manifest,
+    ) -> Self {
+        Self { shard, seq, slot, meta, older_manifest, manifest }
+    }
+
+    /// A shard whose metadata cannot be read: nothing of it is touched.
+    pub(crate) fn unreadable(shard: u16, reason: String) -> Self {
+        let meta = ShardMeta { state: ShardState::Quarantined { reason }, ..ShardMeta::blank() };
+        let manifest = Manifest { shard, next_file_id: 1, log_floor: 1, ..Manifest::default() };
+        Self { shard, seq: 0, slot: 1, meta, older_manifest: 0, manifest }
+    }
+
+    /// Writes a fresh `shard.meta`, both slots.
+    pub(crate) fn format(disk: &Arc<dyn Disk>, dir: &Path) -> Result<(), EngineError> {
+        let path = dir.join(SHARD_META);
+        let payload = ShardMeta::blank().encode();
+        let file = disk.create(&path).map_err(io_error("create", &path))?;
+        let both = [slots::encode(SHARD_META_MAGIC, 1, &payload), slots::encode(SHARD_META_MAGIC, 0, &payload)];
+        file.write_at(&[IoSlice::new(&both[0]), IoSlice::new(&both[1])], 0).map_err(io_error("write", &path))?;
+        file.sync_data().map_err(io_error("sync", &path))?;
+        disk.sync_dir(dir).map_err(io_error("sync", dir))
+    }
+
+    pub(crate) fn state(&self) -> &ShardState {
+        &self.meta.state
+    }
+
+    /// For a shard found unsound at open: told, not yet persisted.
+    pub(crate) fn quarantine(&mut self, reason: String) {
+        self.meta.state = ShardState::Quarantined { reason };
+    }
+
+    pub(crate) fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Persists another state.
+    pub(crate) fn set_state(&mut self, shared: &Shared, dir: &Path, state: ShardState) -> Result<(), EngineError> {
+        let meta = ShardMeta { state, ..self.meta.clone() };
+        let manifest = meta.manifest;
+        self.write_slot(shared, dir, meta)?;
+        self.older_manifest = manifest;
+        Ok(())
+    }
+
+    /// Makes `edit` of the present manifest the manifest in force.
+    pub(crate) fn switch(
+        &mut self,
+        shared: &Shared,
+        dir: &Path,
+        edit: impl FnOnce(&mut Manifest),
+    ) -> Result<(), EngineError> {
+        let mut next = self.manifest.clone();
+        next.seq += 1;
+        next.shard = self.shard;
+        edit(&mut next);
+        debug_assert!(next.files.iter().all(|f| f.id < next.next_file_id), "ids below next_file_id: {next:?}");
+        let bytes = next.encode();
+        let path = dir.join(Manifest::name(next.seq));
+        if shared.disk.exists(&path).map_err(io_error("look for", &path))? {
+            shared.disk.remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+        let file = shared.disk.create(&path).map_err(io_error("create", &path))?;
+        file.write_at(&[IoSlice::new(&bytes)], 0).map_err(io_error("write", &path))?;
+        file.sync_data().map_err(io_error("sync", &path))?;
+        shared.disk.sync_dir(dir).map_err(io_error("sync", dir))?;
+        let meta = ShardMeta {
+            state: self.meta.state.clone(),
+            manifest: next.seq,
+            manifest_len: bytes.len() as u32,
+            manifest_crc: crc32fast::hash(&bytes),
+        };
+        let (previous, dropped) = (self.meta.manifest, self.older_manifest);
+        self.write_slot(shared, dir, meta)?;
+        self.older_manifest = previous;
+        self.manifest = next;
+        if dropped != 0 && dropped != previous {
+            let path = dir.join(Manifest::name(dropped));
+            if let Err(error) = shared.disk.remove_file(&path) {
+                tracing::debug!(%error, path = %path.display(), "an old manifest stays until the next open");
+            }
+        }
+        Ok(())
+    }
+
+    fn write_slot(&mut self, shared: &Shared, dir: &Path, meta: ShardMeta) -> Result<(), EngineError> {
+        let path = dir.join(SHARD_META);
+        let (seq, slot) = (self.seq + 1, 1 - self.slot);
+        let bytes = slots::encode(SHARD_META_MAGIC, seq, &meta.encode());
+        let file = shared.disk.open(&path).map_err(io_error("open", &path))?;
+        file.write_at(&[IoSlice::new(&bytes)], (slot * SLOT_BYTES) as u64).map_err(io_error("write", &path))?;
+        file.sync_data().map_err(io_error("sync", &path))?;
+        (self.seq, self.slot, self.meta) = (seq, slot, meta);
+        Ok(())
+    }
+
+    /// Removes files that are no longer part of the shard. Mappings that others hold stay valid; what cannot be
+    /// removed now is removed at the next open.
+    pub(crate) fn unlink(shared: &Shared, dir: &Path, ids: impl IntoIterator<Item = u32>) {
+        for id in ids {
+            let path = dir.join(Segment::file_name(id));
+            if let Err(error) = shared.disk.remove_file(&path)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, path = %path.display(), "a dropped segment stays until the next open");
+            }
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! A manifest: which files a shard consists of, and what was true of its log when it was written.
+//!
+//! Written whole to `MANIFEST-<seq>`, synced, and only then named by a slot of `shard.meta`: a *switch*. File
+//! ids are never used again. Bytes beyond a recorded length are never looked at, so that truncation touches
+//! no file.
+
+use super::codec::{Reader, Short, Writer};
+use super::notes::{kind_from_byte, kind_to_byte};
+use super::{FORMAT_LEVEL, FORMAT_MAX, FORMAT_MIN};
+use crate::engine::tree::{TreeId, TreeInfo};
+use crate::position::{EpochTable, Gsn, LogPosition, LogTail};
+
+const MAGIC: &[u8; 8] = b"ARMDBMAN";
+
+/// One file of a shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FileEntry {
+    pub(crate) id: u32,
+    /// Whether it is an output of compaction.
+    pub(crate) compacted: bool,
+    /// For the log: the log's end before its first entry. For an output of compaction: the smallest gsn less
+    /// one.
+    pub(crate) before: LogTail,
+    /// Where it ends, once that is known and durable.
+    pub(crate) end: Option<FileEnd>,
+}
+
+/// Where a file ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileEnd {
+    /// Bytes that count.
+    pub(crate) len: u64,
+    /// The last entry in them (of a compacted file: the largest gsn; no chain).
+    pub(crate) last: LogTail,
+}
+
+/// All of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Manifest {
+    pub(crate) seq: u64,
+    pub(crate) shard: u16,
+    pub(crate) next_file_id: u32,
+    /// First gsn that the contiguous log still holds.
+    pub(crate) log_floor: Gsn,
+    /// Tombstones up to this gsn may have been dropped.
+    pub(crate) tombstone_floor: Gsn,
+    /// Lower bound of the commit.
+    pub(crate) commit: Gsn,
+    pub(crate) committed_time_ms: u64,
+    /// What was durable: an entry up to here that does not verify is corruption, not a torn tail.
+    pub(crate) mark: LogTail,
+    pub(crate) epochs: EpochTable,
+    /// Log files by gsn, then outputs of compaction.
+    pub(crate) files: Vec<FileEntry>,
+    /// Files that are no longer part of the shard and may still be there.
+    pub(crate) drops: Vec<u32>,
+    /// Trees whose creation is committed (shard 0 only).
+    pub(crate) trees: Vec<TreeInfo>,
+}
+
+impl Manifest {
+    /// The file's name.
+    pub(crate) fn name(seq: u64) -> String {
+        format!("MANIFEST-{seq:010}")
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::default();
+        w.bytes(MAGIC).u32(FORMAT_LEVEL).u16(self.shard).u16(0).u64(self.seq);
+        w.u32(self.next_file_id).u32(self.mark.chain).u64(self.log_floor).u64(self.tombstone_floor);
+        w.u64(self.commit).u64(self.committed_time_ms).u64(self.mark.last.gsn).u64(self.mark.last.epoch);
+        w.u32(self.epochs.starts().len() as u32).u32(self.files.len() as u32);
+        w.u32(self.drops.len() as u32).u32(self.trees.len() as u32);
+        for start in self.epochs.starts() {
+            w.u64(start.epoch).u64(start.gsn);
+        }
+        for file in &self.files {
+            let end = file.end.unwrap_or(FileEnd { len: 0, last: LogTail::default() });
+            w.u32(file.id).u8(u8::from(file.compacted)).u8(u8::from(file.end.is_some())).u16(0);
+            w.u64(file.before.last.gsn).u64(file.before.last.epoch).u32(file.before.chain).u32(end.last.chain);
+            w.u64(end.len).u64(end.last.last.gsn).u64(end.last.last.epoch);
+        }
+        for id in &self.drops {
+            w.u32(*id);
+        }
+        for tree in &self.trees {
+            w.u16(tree.id.0).u8(kind_to_byte(tree.kind)).u8(0).text(&tree.name);
+        }
+        let crc = crc32fast::hash(&w.0);
+        w.u32(crc);
+        w.0
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let (body, crc) = bytes.split_at_checked(bytes.len().wrapping_sub(4)).ok_or("the manifest is too short")?;
+        if crc32fast::hash(body).to_le_bytes() != *crc {
+            return Err("the manifest does not match its checksum".into());
+        }
+        let body = body.strip_prefix(MAGIC).ok_or("this is no manifest")?;
+        Self::read(&mut Reader(body)).map_err(|e| e.to_string())?
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Result<Self, String>, Short> {
+        let format = r.u32()?;
+        if !(FORMAT_MIN..=FORMAT_MAX).contains(&format) {
+            let message = format!("the manifest has format {format}, this version reads {FORMAT_MIN} to {FORMAT_MAX}");
+            return Ok(Err(message));
+        }
+        let (shard, _, seq) = (r.u16()?, r.u16()?, r.u64()?);
+        let (next_file_id, mark_chain, log_floor, tombstone_floor) = (r.u32()?, r.u32()?, r.u64()?, r.u64()?);
+        let (commit, committed_time_ms, gsn, epoch) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?);
+        let mark = LogTail { last: LogPosition { epoch, gsn }, chain: mark_chain };
+        let (epochs, files, drops, trees) = (r.u32()?, r.u32()?, r.u32()?, r.u32()?);
+        let mut starts: Vec<LogPosition> = Vec::new();
+        for _ in 0..epochs {
+            let start = LogPosition { epoch: r.u64()?, gsn: r.u64()? };
+            if starts.last().is_some_and(|last| last.epoch >= start.epoch || last.gsn >= start.gsn) {
+                return Ok(Err("the manifest's epochs do not ascend".into()));
+            }
+            starts.push(start);
+        }
+        let files = (0..files).map(|_| FileEntry::read(r)).collect::<Result<_, _>>()?;
+        let drops = (0..drops).map(|_| r.u32()).collect::<Result<_, _>>()?;
+        let mut infos = Vec::new();
+        for _ in 0..trees {
+            let (id, kind, _, name) = (TreeId(r.u16()?), r.u8()?, r.u8()?, r.text()?);
+            let Some(kind) = kind_from_byte(kind) else {
+                return Ok(Err(format!("tree {name:?} is of the unknown kind {kind}")));
+            };
+            infos.push(TreeInfo { id, name, kind });
+        }
+        Ok(Ok(Self {
+            seq,
+            shard,
+            next_file_id,
+            log_floor,
+            tombstone_floor,
+            commit,
+            committed_time_ms,
+            mark,
+            epochs: EpochTable::from_starts(starts),
+            files,
+            drops,
+            trees: infos,
+        }))
+    }
+}
+
+impl FileEntry {
+    fn read(r: &mut Reader<'_>) -> Result<Self, Short> {
+        let (id, compacted, ended, _) = (r.u32()?, r.u8()? != 0, r.u8()? != 0, r.u16()?);
+        let (gsn, epoch, chain, last_chain) = (r.u64()?, r.u64()?, r.u32()?, r.u32()?);
+        let (len, last_gsn, last_epoch) = (r.u64()?, r.u64()?, r.u64()?);
+        let last = LogTail { last: LogPosition { epoch: last_epoch, gsn: last_gsn }, chain: last_chain };
+        let before = LogTail { last: LogPosition { epoch, gsn }, chain };
+        Ok(Self { id, compacted, before, end: ended.then_some(FileEnd { len, last }) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::tree::TreeKind;
+
+    fn manifest() -> Manifest {
+        let tail = |epoch, gsn, chain| LogTail { last: LogPosition { epoch, gsn }, chain };
+        Manifest {
+            seq: 3,
+            shard: 1,
+            next_file_id: 9,
+            log_floor: 5,
+            tombstone_floor: 4,
+            commit: 20,
+            committed_time_ms: 99,
+            mark: tail(2, 21, 0xabcd),
+            epochs: EpochTable::from_starts(vec![LogPosition::new(1, 1), LogPosition::new(2, 11)]),
+            files: vec![
+                FileEntry {
+                    id: 7,
+                    compacted: false,
+                    before: tail(1, 4, 1),
+                    end: Some(FileEnd { len: 640, last: tail(2, 21, 2) }),
+                },
+                FileEntry { id: 8, compacted: false, before: tail(2, 21, 2), end: None },
+            ],
+            drops: vec![6],
+            trees: vec![TreeInfo { id: TreeId(1), name: "t".into(), kind: TreeKind::Hash }],
+        }
+    }
+
+    #[test]
+    fn a_manifest_has_these_bytes() {
+        let mut golden = Vec::new();
+        golden.extend_from_slice(b"ARMDBMAN\x01\0\0\0\x01\0\0\0");
+        golden.extend_from_slice(&3u64.to_le_bytes());
+        golden.extend_from_slice(&[9, 0, 0, 0, 0xcd, 0xab, 0, 0]);
+        for word in [5u64, 4, 20, 99, 21, 2] {
+            golden.extend_from_slice(&word.to_le_bytes());
+        }
+        for count in [2u32, 2, 1, 1] {
+            golden.extend_from_slice(&count.to_le_bytes());
+        }
+        for word in [1u64, 1, 2, 11] {
+            golden.extend_from_slice(&word.to_le_bytes());
+        }
+        golden.extend_from_slice(&[7, 0, 0, 0, 0, 1, 0, 0]);
+        golden.extend_from_slice(&4u64.to_le_bytes());
+        golden.extend_from_slice(&1u64.to_le_bytes());
+        golden.extend_from_slice(&[1, 0, 0, 0, 2, 0, 0, 0]);
+        for word in [640u64, 21, 2] {
+            golden.extend_from_slice(&word.to_le_bytes());
+        }
+        golden.extend_from_slice(&[8, 0, 0, 0, 0, 0, 0, 0]);
+        golden.extend_from_slice(&21u64.to_le_bytes());
+        golden.extend_from_slice(&2u64.to_le_bytes());
+        golden.extend_from_slice(&[2, 0, 0, 0, 0, 0, 0, 0]);
+        golden.extend_from_slice(&[0; 24]);
+        golden.extend_from_slice(&[6, 0, 0, 0, 1, 0, 1, 0, 1, 0, b't']);
+        let crc = crc32fast::hash(&golden);
+        golden.extend_from_slice(&crc.to_le_bytes());
+        assert_eq!(manifest().encode(), golden);
+        assert_eq!(Manifest::decode(&golden), Ok(manifest()));
+    }
+
+    #[test]
+    fn a_damaged_or_cut_manifest_is_refused() {
+        let bytes = manifest().encode();
+        for i in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[i] ^= 0x10;
+            assert!(Manifest::decode(&bad).is_err(), "byte {i}");
+            assert!(Manifest::decode(&bytes[..i]).is_err(), "cut at {i}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Reads: committed state only, no shard lock. Hash to location, location to mapped bytes, key and checksum
+//! verified there, copied out.
+
+use std::ops::Bound;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::error::EngineError;
+use super::format::record::{Kind, Record};
+use super::index::Location;
+use super::segment::View;
+use super::shard::Shard;
+use super::tree::{TreeId, TreeKind};
+use super::value::{ScanPage, ScanRange, Value};
+use crate::position::LogPosition;
+
+/// Keys looked up together: enough for the memory to work in parallel.
+const GROUP: usize = 16;
+
+impl Shard {
+    fn check_readable(&self, tree: TreeId, operation: &'static str) -> Result<(), EngineError> {
+        if !self.ready.load(Ordering::Acquire) {
+            return Err(EngineError::NotReady { shard: self.id, state: self.state(), operation });
+        }
+        if tree != TreeId::DEFAULT && self.shared.tree_kind(tree.0).is_none() {
+            return Err(EngineError::UnknownTree(tree.0));
+        }
+        Ok(())
+    }
+
+    /// The committed value of a key; `now_ms` decides what has expired.
+    pub fn get(&self, tree: TreeId, key: &[u8], now_ms: u64) -> Result<Option<Value>, EngineError> {
+        self.get_at(tree, key, || now_ms)
+    }
+
+    /// As [`Self::get`]; the time is asked for only if it matters.
+    pub(crate) fn get_at(
+        &self,
+        tree: TreeId,
+        key: &[u8],
+        now_ms: impl Fn() -> u64,
+    ) -> Result<Option<Value>, EngineError> {
+        self.check_readable(tree, "reading")?;
+        let hash = self.shared.hash(tree.0, key);
+        self.find(hash, tree.0, key, |view, record, _| self.value(view, &record, now_ms)).unwrap_or(Ok(None))
+    }
+
+    fn value(&self, view: &View, record: &Record<'_>, now_ms: impl Fn() -> u64) -> Result<Option<Value>, EngineError> {
+        if record.kind() != Kind::Put {
+            return Ok(None);
+        }
+        let expires_ms = record.expires_ms();
+        if expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms()) {
+            return Ok(None);
+        }
+        if !record.is_sound() {
+            let what = format!("the record of gsn {} does not match its checksum", record.gsn());
+            return Err(EngineError::Corrupt { shard: self.id, what });
+        }
+        let gsn = record.gsn();
+        let version = LogPosition { epoch: view.epochs.epoch_at(gsn), gsn };
+        let bytes = Bytes::copy_from_slice(record.value());
+        Ok(Some(Value { bytes, version, expires_ms, value_type: record.value_type() }))
+    }
+
+    /// The committed values of many keys, in their order.
+    pub fn multi_get(&self, tree: TreeId, keys: &[&[u8]], now_ms: u64) -> Result<Vec<Option<Value>>, EngineError> {
+        self.check_readable(tree, "reading")?;
+        let mut values = Vec::with_capacity(keys.len());
+        for group in keys.chunks(GROUP) {
+            let mut hashes = [0; GROUP];
+            for (hash, key) in hashes.iter_mut().zip(group) {
+                *hash = self.shared.hash(tree.0, key);
+                self.index.prefetch(*hash);
+            }
+            // The first candidate of each key is nearly always the record: fetched while others are probed.
+            let view = self.view.load();
+            for hash in &hashes[..group.len()] {
+                self.index.get(*hash, |location| {
+                    if let Some(segment) = view.segment(location.segment) {
+                        prefetch(segment.bytes(), location.offset_bytes());
+                    }
+                    true
+                });
+            }
+            drop(view);
+            for (hash, key) in hashes.iter().zip(group) {
+                let read = |view: &View, record: Record<'_>, _| self.value(view, &record, || now_ms);
+                values.push(self.find(*hash, tree.0, key, read).unwrap_or(Ok(None))?);
+            }
+        }
+        Ok(values)
+    }
+
+    /// One page of committed keys and values: at most `limit`, about `max_bytes`.
+    pub fn scan(
+        &self,
+        tree: TreeId,
+        range: &ScanRange,
+        limit: usize,
+        max_bytes: usize,
+        now_ms: u64,
+    ) -> Result<ScanPage, EngineError> {
+        self.check_readable(tree, "scanning")?;
+        if self.shared.tree_kind(tree.0) == Some(TreeKind::Hash) {
+            return Err(EngineError::Unsupported("scanning a hash tree"));
+        }
+        let mut page = ScanPage::default();
+        let Some(ordered) = self.ordered(tree.0) else { return Ok(page) };
+        let (mut start, mut end) = (range.start.clone(), range.end.clone());
+        let mut bytes = 0;
+        loop {
+            let want = (limit - page.entries.len()).saturating_add(1).min(1024);
+            let mut keys: Vec<(Vec<u8>, Location)> = Vec::new();
+            ordered.get_range(as_slice(&start), as_slice(&end), range.reverse, want, |key, location| {
+                keys.push((key.to_vec(), location));
+                true
+            });
+            let exhausted = keys.len() < want;
+            for (key, location) in keys {
+                let cursor = Bound::Excluded(key.clone());
+                let value = self.value_of(tree, &key, location, now_ms)?;
+                if let Some(value) = value {
+                    if page.entries.len() >= limit || (bytes >= max_bytes && !page.entries.is_empty()) {
+                        page.more = true;
+                        return Ok(page);
+                    }
+                    bytes += key.len() + value.bytes.len();
+                    page.entries.push((Bytes::from(key), value));
+                }
+                if range.reverse {
+                    end = cursor;
+                } else {
+                    start = cursor;
+                }
+            }
+            if exhausted {
+                return Ok(page);
+            }
+        }
+    }
+
+    /// The value at the place where the ordered index saw the key, or wherever it has moved since.
+    fn value_of(
+        &self,
+        tree: TreeId,
+        key: &[u8],
+        location: Location,
+        now_ms: u64,
+    ) -> Result<Option<Value>, EngineError> {
+        let hash = self.shared.hash(tree.0, key);
+        let view = self.view.load();
+        if let Some(record) = view.peek(location)
+            && record.tree() == tree.0
+            && record.key() == key
+        {
+            return self.value(&view, &record, || now_ms);
+        }
+        drop(view);
+        self.find(hash, tree.0, key, |view, record, _| self.value(view, &record, || now_ms)).unwrap_or(Ok(None))
+    }
+}
+
+fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
+    match bound {
+        Bound::Included(key) => Bound::Included(key),
+        Bound::Excluded(key) => Bound::Excluded(key),
+        Bound::Unbounded => Bound::Unbounded,
+    }
+}
+
+/// Hints the processor that a record will be read.
+fn prefetch(bytes: &[u8], offset: u64) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(first) = bytes.get(offset as usize) {
+        // SAFETY: a prefetch reads nothing and cannot fault; the address is within the slice.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let at = std::ptr::from_ref(first).cast::<i8>();
+            _mm_prefetch::<_MM_HINT_T0>(at);
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64));
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (bytes, offset);
+}

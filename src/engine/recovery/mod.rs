@@ -1,0 +1,586 @@
+//! Recovery of one shard: from files to a shard that goes on where it ended.
+//!
+//! A record that does not verify is *torn* if no sound note vouches for it: the log is cut at the last batch
+//! end before it. If a MARK, a later segment's MARK or the manifest says that it had been durable, it is
+//! *corruption*: the shard is quarantined and nothing is changed. So is whatever else cannot be explained by
+//! a crash: a missing file, an unknown one, metadata that does not verify.
+
+mod scan;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+pub(crate) use scan::{Scan, Stop, scan};
+
+use super::error::EngineError;
+use super::files::{Files, SHARD_META};
+use super::format::manifest::{FileEntry, Manifest};
+use super::format::notes::decode_catalog;
+use super::format::record::{Kind, Parsed, Record};
+use super::format::segment_header::SegmentHeader;
+use super::format::shard_meta::{SHARD_META_MAGIC, ShardMeta};
+use super::format::slots;
+use super::index::{HashIndex, Location};
+use super::log::Log;
+use super::overlay::ENTRY_BYTES;
+use super::segment::{Segment, View, io_error};
+use super::shard::Shard;
+use super::shard_state::ShardState;
+use super::shared::Shared;
+use super::tree::{TreeInfo, TreeKind};
+use crate::disk::{Disk, DiskFile};
+use crate::position::{EpochTable, LogPosition, LogTail};
+
+/// A shard whose files were read, its index not yet built.
+pub(crate) struct Read {
+    id: u16,
+    dir: PathBuf,
+    files: Files,
+    log: Vec<(Arc<Segment>, Scan)>,
+    compacted: Vec<Arc<Segment>>,
+    /// Set when the log has to be cut: in which slot, at which offset.
+    cut: Option<(u32, u64)>,
+    tail: LogTail,
+    commit: u64,
+    committed_time_ms: u64,
+    next_slot: u32,
+    /// Trees whose creation is committed.
+    pub(crate) trees: Vec<TreeInfo>,
+}
+
+/// Why a shard cannot be used: kept as it is, told, rebuilt from others.
+struct Unsound(String);
+
+impl From<String> for Unsound {
+    fn from(reason: String) -> Self {
+        Self(reason)
+    }
+}
+
+/// Either an error that stops the opening, or a finding that quarantines the shard.
+enum Trouble {
+    Error(EngineError),
+    Unsound(String),
+}
+
+impl From<EngineError> for Trouble {
+    fn from(error: EngineError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<Unsound> for Trouble {
+    fn from(Unsound(reason): Unsound) -> Self {
+        Self::Unsound(reason)
+    }
+}
+
+fn unsound<T>(reason: impl Into<String>) -> Result<T, Trouble> {
+    Err(Trouble::Unsound(reason.into()))
+}
+
+/// The whole of a file.
+fn read_all(disk: &Arc<dyn Disk>, path: &Path) -> Result<Vec<u8>, EngineError> {
+    let file = disk.open_read(path).map_err(io_error("open", path))?;
+    let mut bytes = vec![0; file.len().map_err(io_error("measure", path))? as usize];
+    let len = file.read_at(&mut bytes, 0).map_err(io_error("read", path))?;
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
+/// Reads a shard's files. What is unsound is told in the shard's state; an error stops the opening.
+pub(crate) fn read(shared: &Arc<Shared>, id: u16, dir: PathBuf) -> Result<Read, EngineError> {
+    let mut read = Read {
+        id,
+        dir,
+        files: Files::unreadable(id, "not read".into()),
+        log: Vec::new(),
+        compacted: Vec::new(),
+        cut: None,
+        tail: LogTail::default(),
+        commit: 0,
+        committed_time_ms: 0,
+        next_slot: 0,
+        trees: Vec::new(),
+    };
+    match read.read(shared) {
+        Ok(()) => {}
+        Err(Trouble::Error(error)) => return Err(error),
+        Err(Trouble::Unsound(reason)) => {
+            tracing::error!(shard = id, %reason, "the shard is quarantined");
+            read.files.quarantine(reason);
+            read.log.clear();
+            read.compacted.clear();
+            read.trees.clear();
+            read.cut = None;
+            (read.tail, read.commit) = (LogTail::default(), 0);
+        }
+    }
+    Ok(read)
+}
+
+impl Read {
+    fn read(&mut self, shared: &Arc<Shared>) -> Result<(), Trouble> {
+        let manifest = self.read_meta(shared)?;
+        match self.files.state() {
+            // What is there is not looked at: a quarantine ends by a full copy, a sync by its resumption.
+            ShardState::Quarantined { .. } | ShardState::Syncing => return Ok(()),
+            ShardState::Blank | ShardState::Ready | ShardState::Amnesic => {}
+        }
+        self.read_segments(shared, &manifest)?;
+        self.join(&manifest)?;
+        self.commit = self.commit.max(manifest.commit);
+        if self.commit > self.tail.last.gsn {
+            return unsound(format!("the log ends at {}, below its commit {}", self.tail.last.gsn, self.commit));
+        }
+        self.committed_time_ms = self.committed_time_ms.max(manifest.committed_time_ms);
+        self.trees = manifest.trees.clone();
+        for (segment, scan) in &self.log {
+            for entry in scan.entries.iter().filter(|e| e.kind == Kind::Catalog && e.tail.last.gsn <= self.commit) {
+                self.trees.extend(segment.peek(entry.offset).and_then(|record| decode_catalog(&record)));
+            }
+        }
+        Ok(())
+    }
+
+    /// `shard.meta`, the manifest, and what else is in the directory.
+    fn read_meta(&mut self, shared: &Shared) -> Result<Manifest, Trouble> {
+        let (disk, dir) = (&shared.disk, self.dir.clone());
+        let path = dir.join(SHARD_META);
+        if !disk.exists(&path).map_err(io_error("look for", &path))? {
+            return unsound("shard.meta is missing");
+        }
+        let Some(newest) = slots::newest(SHARD_META_MAGIC, &read_all(disk, &path)?) else {
+            return unsound("neither slot of shard.meta can be read");
+        };
+        let meta = ShardMeta::decode(&newest.payload).map_err(Unsound)?;
+        let older = newest.older.as_deref().map(ShardMeta::decode).transpose().map_err(Unsound)?;
+        let mut manifest = Manifest { shard: self.id, next_file_id: 1, log_floor: 1, ..Manifest::default() };
+        if meta.manifest != 0 {
+            let path = dir.join(Manifest::name(meta.manifest));
+            if !disk.exists(&path).map_err(io_error("look for", &path))? {
+                return unsound(format!("{} is missing", Manifest::name(meta.manifest)));
+            }
+            let bytes = read_all(disk, &path)?;
+            if bytes.len() != meta.manifest_len as usize || crc32fast::hash(&bytes) != meta.manifest_crc {
+                return unsound(format!("{} is not the one that shard.meta names", Manifest::name(meta.manifest)));
+            }
+            manifest = Manifest::decode(&bytes).map_err(Unsound)?;
+            if manifest.shard != self.id || manifest.seq != meta.manifest {
+                return unsound(format!("the manifest is shard {}'s, number {}", manifest.shard, manifest.seq));
+            }
+        }
+        let both = older.is_some();
+        let older_manifest = older.map_or(0, |older| older.manifest);
+        let keep = [meta.manifest, older_manifest];
+        self.files = Files::new(self.id, newest.seq, newest.slot, meta, older_manifest, manifest.clone());
+        self.tidy(shared, &manifest, both, keep)?;
+        Ok(manifest)
+    }
+
+    /// Removes what a switch that did not happen left behind, and refuses what cannot be explained.
+    fn tidy(&self, shared: &Shared, manifest: &Manifest, both: bool, keep: [u64; 2]) -> Result<(), Trouble> {
+        let (disk, dir) = (&shared.disk, &self.dir);
+        let listed: BTreeSet<u32> = manifest.files.iter().map(|file| file.id).collect();
+        let mut removed = false;
+        let mut remove = |name: &str| -> Result<(), EngineError> {
+            removed = true;
+            let path = dir.join(name);
+            disk.remove_file(&path).map_err(io_error("remove", &path))
+        };
+        let mut present = BTreeSet::new();
+        for entry in disk.list(dir).map_err(io_error("list", dir))? {
+            let name = entry.name.as_str();
+            if let Some(id) = Segment::id_of(name) {
+                if listed.contains(&id) {
+                    present.insert(id);
+                } else if !both {
+                    // One slot is lost: it may have named this file. Only an empty one is none's loss.
+                    let bytes = read_all(disk, &dir.join(name))?;
+                    if bytes.iter().skip(64).any(|&b| b != 0) {
+                        return unsound(format!("{name} has records, is not listed, and a slot of shard.meta is lost"));
+                    }
+                } else if id >= manifest.next_file_id || manifest.drops.contains(&id) {
+                    remove(name)?;
+                } else {
+                    return unsound(format!("{name} is not listed although its id was given out"));
+                }
+            } else if let Some(seq) = name.strip_prefix("MANIFEST-").and_then(|n| n.parse::<u64>().ok()) {
+                if both && !keep.contains(&seq) {
+                    remove(name)?;
+                }
+            } else if name.ends_with(".tmp") && both {
+                remove(name)?;
+            } else if let Some(id) = name.strip_suffix(".hint").and_then(|id| id.parse::<u32>().ok())
+                && both
+                && !listed.contains(&id)
+            {
+                remove(name)?;
+            }
+        }
+        if let Some(missing) = listed.difference(&present).next() {
+            return unsound(format!("{} is missing", Segment::file_name(*missing)));
+        }
+        if removed {
+            disk.sync_dir(dir).map_err(io_error("sync", dir))?;
+        }
+        Ok(())
+    }
+
+    /// Opens and scans every file, in parallel.
+    fn read_segments(&mut self, shared: &Arc<Shared>, manifest: &Manifest) -> Result<(), Trouble> {
+        let jobs: Vec<(u32, &FileEntry)> = (0u32..).zip(&manifest.files).collect();
+        self.next_slot = jobs.len() as u32;
+        let dir = &self.dir;
+        let shard = self.id;
+        let work = |(slot, entry): &(u32, &FileEntry)| read_segment(shared, dir, shard, *slot, entry);
+        let workers = if shared.manual() { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) };
+        let results: Vec<Result<(Arc<Segment>, Option<Scan>), Trouble>> = if workers == 1 || jobs.len() < 2 {
+            jobs.iter().map(work).collect()
+        } else {
+            let next = AtomicU64::new(0);
+            let done = Mutex::new(Vec::new());
+            std::thread::scope(|scope| {
+                for _ in 0..workers.min(jobs.len()) {
+                    scope.spawn(|| {
+                        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+                            let result = work(job);
+                            done.lock().push((job.0, result));
+                        }
+                    });
+                }
+            });
+            let mut done = done.into_inner();
+            done.sort_by_key(|(slot, _)| *slot);
+            done.into_iter().map(|(_, result)| result).collect()
+        };
+        for result in results {
+            match result? {
+                (segment, Some(scan)) => self.log.push((segment, scan)),
+                (segment, None) => self.compacted.push(segment),
+            }
+        }
+        self.log.sort_by_key(|(segment, _)| (segment.base_gsn(), segment.id()));
+        Ok(())
+    }
+
+    /// Follows the log through its segments and finds its end.
+    fn join(&mut self, manifest: &Manifest) -> Result<(), Trouble> {
+        let mut tail = match self.log.first() {
+            Some((first, _)) => first.header.before(),
+            None => manifest.mark,
+        };
+        let mut epochs = manifest.epochs.clone();
+        epochs.truncate(tail.last.gsn);
+        let mut stop = None;
+        for i in 0..self.log.len() {
+            let (segment, scan) = &self.log[i];
+            let name = Segment::file_name(segment.id());
+            if let Some(what) = &scan.contradiction {
+                return unsound(format!("{name}: {what}"));
+            }
+            if segment.header.before() != tail {
+                return unsound(format!(
+                    "{name} begins after {:?}, the log before it ends at {tail:?}",
+                    segment.header.before()
+                ));
+            }
+            tail = scan.tail;
+            self.commit = self.commit.max(scan.commit);
+            self.committed_time_ms = self.committed_time_ms.max(scan.committed_time_ms);
+            let last = i + 1 == self.log.len();
+            let joins = |next: &Arc<Segment>| next.header.before() == tail;
+            let whole = match (&scan.stop, segment.end()) {
+                (Stop::Length, Some(end)) if !scan.unfinished && end.last == tail => true,
+                (Stop::Sealed, Some(end)) if end.last == tail => true,
+                (_, Some(_)) => {
+                    let why = format!("{:?} at gsn {}", scan.stop, tail.last.gsn + 1);
+                    return unsound(format!("{name} does not hold what the manifest says of it: {why}"));
+                }
+                (Stop::Sealed, None) => true,
+                // A missing SEAL is no fault if the next segment joins.
+                (Stop::Zeros, None) => !scan.unfinished && (last || joins(&self.log[i + 1].0)),
+                (Stop::Length | Stop::Broken(_), None) => false,
+            };
+            if !whole {
+                stop = Some(i);
+                break;
+            }
+        }
+        if let Some(at) = stop {
+            let x = tail.last.gsn + 1;
+            let (segment, scan) = &self.log[at];
+            let vouched =
+                self.log[at..].iter().map(|(_, scan)| scan.vouched).max().unwrap_or(0).max(manifest.mark.last.gsn);
+            if vouched >= x {
+                return unsound(format!(
+                    "{}: gsn {x} is damaged ({:?}), and was durable: {vouched} is vouched for",
+                    Segment::file_name(segment.id()),
+                    scan.stop
+                ));
+            }
+            tracing::warn!(shard = self.id, gsn = tail.last.gsn, stop = ?scan.stop, "the log's torn tail is cut");
+            self.cut = Some((segment.slot, scan.end));
+        }
+        if tail.last.gsn < manifest.mark.last.gsn {
+            return unsound(format!("the log ends at {}, but {} was durable", tail.last.gsn, manifest.mark.last.gsn));
+        }
+        self.tail = tail;
+        Ok(())
+    }
+
+    /// The epochs of the recovered log.
+    fn epochs(&self, kept: usize) -> EpochTable {
+        let manifest = self.files.manifest();
+        let before = self.log.first().map_or(self.tail.last.gsn, |(first, _)| first.header.before().last.gsn);
+        let mut starts: Vec<LogPosition> = manifest.epochs.starts().to_vec();
+        starts.retain(|start| start.gsn <= before);
+        starts.extend(self.log[..kept].iter().flat_map(|(_, scan)| scan.epochs.iter().copied()));
+        starts.retain(|start| start.gsn <= self.tail.last.gsn);
+        EpochTable::from_starts(starts)
+    }
+
+    /// Makes the shard: cuts the torn tail, builds index and overlay.
+    pub(crate) fn build(self, shared: &Arc<Shared>, buffered: bool) -> Result<Arc<Shard>, EngineError> {
+        let kept = match self.cut {
+            Some((slot, _)) => self.log.iter().position(|(s, _)| s.slot == slot).map_or(0, |i| i + 1),
+            None => self.log.len(),
+        };
+        let epochs = self.epochs(kept);
+        let manifest = self.files.manifest();
+        let cluster_id = *shared.cluster_id.read();
+        let mut log = Log::new(self.id, shared.relaxed(), buffered, shared.options.segment_bytes, cluster_id);
+        log.next_file_id = manifest.next_file_id;
+        log.next_slot = self.next_slot;
+        (log.tail, log.written, log.synced) = (self.tail, self.tail, self.tail);
+        log.epoch = self.tail.last.epoch;
+        log.epochs = epochs.clone();
+        log.applied = self.log.first().map_or(self.tail, |(first, _)| first.header.before());
+        let mut view = View { segments: Vec::new(), epochs, ordered: Vec::new() };
+        for segment in self.log.iter().map(|(segment, _)| segment).chain(&self.compacted) {
+            view = view.with_segment(segment.clone());
+        }
+        let mut waiting = 0;
+        for (segment, scan) in &self.log[..kept] {
+            for entry in &scan.entries {
+                if entry.tail.last.gsn <= self.commit {
+                    log.applied = entry.tail;
+                    continue;
+                }
+                let location = Location::at(segment.slot, entry.offset);
+                let hash = matches!(entry.kind, Kind::Put | Kind::Delete)
+                    .then(|| segment.peek(entry.offset).map(|r| shared.hash(r.tree(), r.key())))
+                    .flatten();
+                log.overlay.push(hash, location, entry.len, entry.kind, entry.batch_end, entry.tail, 0);
+                waiting += 1;
+            }
+        }
+        shared.memory_bytes.fetch_add(waiting * ENTRY_BYTES, Ordering::Relaxed);
+        if self.cut.is_none()
+            && let Some((segment, scan)) = self.log.last()
+            && segment.end().is_none()
+        {
+            if scan.stop == Stop::Sealed {
+                // The next segment was never opened: appending goes on in a fresh one.
+                segment.set_end(super::format::manifest::FileEnd { len: scan.end, last: scan.tail });
+                segment.synced.store(true, Ordering::Release);
+            } else {
+                log.active = Some(segment.clone());
+                log.offset = scan.end;
+            }
+        }
+        let keys = self.log.iter().map(|(_, scan)| scan.entries.len() as u64).sum::<u64>();
+        let ready = *self.files.state() == ShardState::Ready;
+        let (tail, applied) = (log.tail.last.gsn, log.applied.last.gsn);
+        let shard = Arc::new(Shard {
+            id: self.id,
+            dir: self.dir,
+            shared: shared.clone(),
+            io: Mutex::new(()),
+            files: Mutex::new(self.files),
+            apply: Mutex::new(()),
+            log: Mutex::new(log),
+            view: ArcSwap::from_pointee(view),
+            index: HashIndex::with_capacity(keys),
+            ready: AtomicBool::new(ready),
+            synced_gsn: AtomicU64::new(tail),
+            tail_gsn: AtomicU64::new(tail),
+            commit_gsn: AtomicU64::new(applied),
+            applied_gsn: AtomicU64::new(applied),
+            committed_time_ms: AtomicU64::new(self.committed_time_ms),
+        });
+        shard.load(&self.log[..kept], &self.compacted, applied);
+        if let Some((slot, offset)) = self.cut {
+            let mut files = shard.files.lock();
+            let mut log = shard.log.lock();
+            shard.cut_files(&mut files, &mut log, self.tail, slot, offset)?;
+        }
+        Ok(shard)
+    }
+}
+
+fn read_segment(
+    shared: &Arc<Shared>,
+    dir: &Path,
+    shard: u16,
+    slot: u32,
+    entry: &FileEntry,
+) -> Result<(Arc<Segment>, Option<Scan>), Trouble> {
+    let path = dir.join(Segment::file_name(entry.id));
+    let file = shared.disk.open(&path).map_err(io_error("open", &path))?;
+    let len = file.len().map_err(io_error("measure", &path))?;
+    let mut head = [0; 64];
+    let got = file.read_at(&mut head, 0).map_err(io_error("read", &path))?;
+    let name = Segment::file_name(entry.id);
+    let header = SegmentHeader::decode(&head[..got]).map_err(|e| Unsound(format!("{name}: {e}")))?;
+    let cluster = *shared.cluster_id.read();
+    if header.file_id != entry.id || header.shard != shard || header.compacted != entry.compacted {
+        return unsound(format!("{name} says it is file {} of shard {}", header.file_id, header.shard));
+    }
+    if header.cluster_id != 0 && cluster != 0 && header.cluster_id != cluster {
+        return unsound(format!("{name} belongs to cluster {:032x}", header.cluster_id));
+    }
+    if !header.compacted && header.before() != entry.before {
+        return unsound(format!("{name} begins after {:?}, the manifest says {:?}", header.before(), entry.before));
+    }
+    if let Some(end) = entry.end
+        && end.len > len
+    {
+        return unsound(format!("{name} has {len} bytes, the manifest says {}", end.len));
+    }
+    let segment = Arc::new(Segment::planned(slot, header));
+    segment.listed.store(true, Ordering::Release);
+    if let Some(end) = entry.end {
+        segment.set_end(end);
+        segment.synced.store(true, Ordering::Release);
+    }
+    let mut uncached = None;
+    if entry.end.is_none() {
+        // After a failed sync the page cache shows what the disk does not hold.
+        file.sync_data().map_err(io_error("sync", &path))?;
+        uncached = Some(read_uncached(&file, &path, len)?);
+    }
+    let writable = shared.relaxed() && entry.end.is_none();
+    segment.adopt(path, file, shared.options.segment_bytes, len, writable)?;
+    if entry.compacted {
+        check_compacted(&segment, &name)?;
+        return Ok((segment, None));
+    }
+    let bytes = uncached.as_deref().unwrap_or_else(|| segment.bytes());
+    let scan = scan(bytes, &segment.header, entry.end.map(|end| end.len));
+    // Appending goes on where the log ends, not where the zeros do.
+    segment.rewind(scan.end.max(entry.end.map_or(0, |end| end.len)));
+    Ok((segment, Some(scan)))
+}
+
+fn read_uncached(file: &Arc<dyn DiskFile>, path: &Path, len: u64) -> Result<Vec<u8>, EngineError> {
+    let mut bytes = vec![0; len as usize];
+    let mut at = 0;
+    while at < bytes.len() {
+        let got = file.read_at_uncached(&mut bytes[at..], at as u64).map_err(io_error("read", path))?;
+        if got == 0 {
+            break;
+        }
+        at += got;
+    }
+    bytes.truncate(at);
+    Ok(bytes)
+}
+
+/// Every record of an output of compaction must verify: it was durable before it was listed.
+fn check_compacted(segment: &Segment, name: &str) -> Result<(), Trouble> {
+    let bytes = segment.log_bytes();
+    let mut at = 64;
+    while at < bytes.len() {
+        match Record::parse(&bytes[at..]) {
+            Parsed::Record(record) => at += record.len(),
+            _ => return unsound(format!("{name}: the record at {at} is damaged")),
+        }
+    }
+    Ok(())
+}
+
+impl Shard {
+    /// Builds the index: for every key the record with the highest gsn, whatever file it is in. Tombstones stay
+    /// in the table until every file is merged.
+    fn load(&self, log: &[(Arc<Segment>, Scan)], compacted: &[Arc<Segment>], applied: u64) {
+        let view = self.view.load();
+        let mut tombstones = Vec::new();
+        for segment in compacted {
+            let bytes = segment.log_bytes();
+            let mut at = 64;
+            while let Some(record) = bytes.get(at..).and_then(Record::peek) {
+                self.load_record(&view, segment, at as u64, &record, &mut tombstones);
+                at += record.len();
+            }
+        }
+        for (segment, scan) in log {
+            for entry in scan.entries.iter().take_while(|entry| entry.tail.last.gsn <= applied) {
+                if let Some(record) = segment.peek(entry.offset) {
+                    self.load_record(&view, segment, entry.offset, &record, &mut tombstones);
+                }
+            }
+        }
+        for (hash, location) in tombstones {
+            self.index.remove(hash, location);
+        }
+        let mut keys: Vec<(u16, &[u8], Location)> = Vec::new();
+        self.index.for_each(|location| {
+            if let Some(record) = view.peek(location)
+                && self.shared.tree_kind(record.tree()) != Some(TreeKind::Hash)
+            {
+                keys.push((record.tree(), record.key(), location));
+            }
+        });
+        keys.sort_unstable();
+        for (tree, key, location) in keys {
+            if let Some(ordered) = self.ordered(tree) {
+                ordered.insert(key, location);
+            }
+        }
+    }
+
+    fn load_record(
+        &self,
+        view: &View,
+        segment: &Segment,
+        offset: u64,
+        record: &Record<'_>,
+        tombstones: &mut Vec<(u64, Location)>,
+    ) {
+        match record.kind() {
+            Kind::Put | Kind::Delete => {}
+            Kind::Barrier => {
+                if let Ok(barrier) = super::format::notes::Barrier::decode(record) {
+                    self.note_committed_time(barrier.time_ms);
+                }
+                return;
+            }
+            Kind::Catalog | Kind::Mark | Kind::Seal => return,
+        }
+        let (tree, key) = (record.tree(), record.key());
+        let hash = self.shared.hash(tree, key);
+        let location = Location::at(segment.slot, offset);
+        let old = self.index.get(hash, |at| view.is_key(at, tree, key));
+        if let Some(old) = old
+            && let Some(known) = view.peek(old)
+        {
+            if known.gsn() >= record.gsn() {
+                segment.dead_bytes.fetch_add(record.len() as u64, Ordering::Relaxed);
+                return;
+            }
+            if let Some(segment) = view.segment(old.segment) {
+                segment.dead_bytes.fetch_add(known.len() as u64, Ordering::Relaxed);
+            }
+        }
+        self.index.insert_or_replace(hash, old, location);
+        if record.kind() == Kind::Delete {
+            tombstones.push((hash, location));
+        }
+    }
+}

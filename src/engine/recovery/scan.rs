@@ -1,0 +1,183 @@
+//! Reading one log segment from its first record: what it holds, and why the reading stopped.
+//!
+//! Pure: bytes in, findings out. It believes nothing that does not verify, and keeps looking behind the first
+//! place that does not, for notes that vouch for what should have been there.
+
+use crate::engine::format::notes::{Barrier, Mark, Seal};
+use crate::engine::format::record::{HEADER_BYTES, Kind, Parsed, Record, chain};
+use crate::engine::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::position::{Gsn, LogPosition, LogTail};
+
+/// One entry found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    pub(crate) offset: u64,
+    pub(crate) len: u32,
+    pub(crate) kind: Kind,
+    pub(crate) batch_end: bool,
+    pub(crate) tail: LogTail,
+}
+
+/// Why the reading stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// At a SEAL.
+    Sealed,
+    /// At the recorded length.
+    Length,
+    /// At zeros, and nothing but zeros follows.
+    Zeros,
+    /// At something that is no record, or at zeros with something behind them.
+    Broken(String),
+}
+
+/// What one segment holds.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    pub(crate) entries: Vec<Found>,
+    pub(crate) epochs: Vec<LogPosition>,
+    /// The log's end after the last whole batch.
+    pub(crate) tail: LogTail,
+    /// Where appending could go on: behind the last whole batch and the notes that follow it.
+    pub(crate) end: u64,
+    /// Whether entries of an unfinished batch follow.
+    pub(crate) unfinished: bool,
+    pub(crate) stop: Stop,
+    /// Largest gsn that sound notes, anywhere in the file, say was durable; from SEALs only behind the stop.
+    pub(crate) vouched: Gsn,
+    pub(crate) commit: Gsn,
+    pub(crate) committed_time_ms: u64,
+    /// A sound note contradicts the entries: never a torn tail.
+    pub(crate) contradiction: Option<String>,
+}
+
+/// Reads a segment's bytes; `len` is the recorded length, if there is one.
+pub(crate) fn scan(bytes: &[u8], header: &SegmentHeader, len: Option<u64>) -> Scan {
+    let limit = len.map_or(bytes.len(), |len| bytes.len().min(len as usize));
+    let bytes = &bytes[..limit];
+    let before = header.before();
+    let mut found = Scan {
+        entries: Vec::new(),
+        epochs: Vec::new(),
+        tail: before,
+        end: SEGMENT_HEADER_BYTES,
+        unfinished: false,
+        stop: Stop::Length,
+        vouched: 0,
+        commit: 0,
+        committed_time_ms: 0,
+        contradiction: None,
+    };
+    let mut tail = before;
+    let mut at = SEGMENT_HEADER_BYTES as usize;
+    let stop = loop {
+        if at >= limit {
+            break if len.is_some_and(|len| at as u64 == len) { Stop::Length } else { Stop::Zeros };
+        }
+        let record = match Record::parse(&bytes[at..]) {
+            Parsed::Record(record) => record,
+            Parsed::Nothing => break behind(bytes, at, "zeros where a record is due"),
+            Parsed::Invalid(why) => break Stop::Broken(why.into()),
+        };
+        let next = at + record.len();
+        match record.kind() {
+            Kind::Mark => match Mark::decode(&record) {
+                Ok(mark) if mark.file_id == header.file_id && mark.offset == at as u64 && !found.unfinished => {
+                    found.check(&mark.durable, &before, "a mark");
+                    found.vouched = found.vouched.max(mark.durable.last.gsn);
+                    found.commit = found.commit.max(mark.commit);
+                    found.committed_time_ms = found.committed_time_ms.max(mark.committed_time_ms);
+                    found.end = next as u64;
+                }
+                _ => break Stop::Broken("a mark that belongs elsewhere".into()),
+            },
+            Kind::Seal => match Seal::decode(&record) {
+                Ok(seal) if seal.file_id == header.file_id && seal.offset == at as u64 && !found.unfinished => {
+                    if seal.last != tail {
+                        found.contradiction =
+                            Some(format!("the seal ends at {:?}, the entries before it at {tail:?}", seal.last));
+                    }
+                    found.end = next as u64;
+                    break Stop::Sealed;
+                }
+                _ => break Stop::Broken("a seal that belongs elsewhere".into()),
+            },
+            kind => {
+                if record.gsn() != tail.last.gsn + 1 {
+                    break Stop::Broken(format!("gsn {} where {} is due", record.gsn(), tail.last.gsn + 1));
+                }
+                if kind == Kind::Barrier {
+                    match Barrier::decode(&record) {
+                        Ok(barrier) if barrier.epoch > tail.last.epoch && !record.more() && !found.unfinished => {
+                            tail.last.epoch = barrier.epoch;
+                            found.epochs.push(LogPosition::new(barrier.epoch, record.gsn()));
+                        }
+                        _ => break Stop::Broken("a barrier that opens no epoch".into()),
+                    }
+                }
+                tail.last.gsn += 1;
+                tail.chain = chain(tail.chain, record.crc());
+                let batch_end = !record.more();
+                found.entries.push(Found { offset: at as u64, len: record.len() as u32, kind, batch_end, tail });
+                found.unfinished = !batch_end;
+                if batch_end {
+                    found.tail = tail;
+                    found.end = next as u64;
+                }
+            }
+        }
+        at = next;
+    };
+    if matches!(stop, Stop::Broken(_)) {
+        found.look_behind(bytes, at + 8, header.file_id);
+    }
+    let whole = found.entries.iter().rposition(|entry| entry.batch_end).map_or(0, |last| last + 1);
+    found.entries.truncate(whole);
+    found.stop = stop;
+    found
+}
+
+fn behind(bytes: &[u8], at: usize, why: &str) -> Stop {
+    if bytes[at..].iter().all(|&b| b == 0) { Stop::Zeros } else { Stop::Broken(why.into()) }
+}
+
+impl Scan {
+    /// A note says that the log ended at `stated` once: do the entries agree?
+    fn check(&mut self, stated: &LogTail, before: &LogTail, who: &str) {
+        let own = match stated.last.gsn.checked_sub(before.last.gsn) {
+            None => return,
+            Some(0) => *before,
+            Some(n) => match self.entries.get(n as usize - 1) {
+                Some(entry) => entry.tail,
+                None => {
+                    self.contradiction = Some(format!("{who} vouches for {stated:?}, beyond the entries before it"));
+                    return;
+                }
+            },
+        };
+        if own != *stated {
+            self.contradiction = Some(format!("{who} says {stated:?}, the entries say {own:?}"));
+        }
+    }
+
+    /// Looks for sound notes from `from` on, by steps of 8 bytes.
+    fn look_behind(&mut self, bytes: &[u8], from: usize, file_id: u32) {
+        for at in (from..bytes.len().saturating_sub(HEADER_BYTES)).step_by(8) {
+            let kind = bytes[at + 20];
+            if kind != Kind::Mark as u8 && kind != Kind::Seal as u8 {
+                continue;
+            }
+            let Parsed::Record(record) = Record::parse(&bytes[at..]) else { continue };
+            let vouched = match record.kind() {
+                Kind::Mark => Mark::decode(&record)
+                    .ok()
+                    .filter(|mark| mark.file_id == file_id && mark.offset == at as u64)
+                    .map(|mark| mark.durable.last.gsn),
+                // A SEAL vouches only for what its place in the log implies; it may have survived a crash
+                // that what stands before it did not. It counts where the next segment was opened upon it.
+                _ => None,
+            };
+            self.vouched = self.vouched.max(vouched.unwrap_or(0));
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! One open segment: a file, its mapping, and how far it may be read.
+//!
+//! Mapped read-only from its creation (writable for the active one under `Os`), so that a read never cares
+//! whether it is sealed. `written` is the protocol that makes sharing the mapping sound: bytes below it are
+//! never changed again, and whoever loads it (acquire) sees them. A segment of the log may exist before its
+//! file does: under `Disk` the scheduler makes the file when it first has something to write there.
+
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+
+use super::error::EngineError;
+use super::format::manifest::FileEnd;
+use super::format::record::Record;
+use super::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::index::Location;
+use crate::disk::{Disk, DiskFile, DiskMap};
+use crate::position::{EpochTable, Gsn};
+
+/// See the module's comment.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    /// Its place in the shard's segment table, as locations name it.
+    pub(crate) slot: u32,
+    pub(crate) header: SegmentHeader,
+    opened: OnceLock<Opened>,
+    /// Bytes that may be read.
+    written: AtomicU64,
+    /// Bytes of the file that exist (zeroed or written).
+    zeroed: AtomicU64,
+    /// Serialises zeroing ahead.
+    zeroing: Mutex<()>,
+    /// Where it ends, once nothing more is appended; a truncation moves it down.
+    end: Mutex<Option<FileEnd>>,
+    /// Whether the manifest lists it.
+    pub(crate) listed: AtomicBool,
+    /// Whether every byte up to its end is durable.
+    pub(crate) synced: AtomicBool,
+    /// Bytes of records that were overwritten or deleted since.
+    pub(crate) dead_bytes: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Opened {
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    map: Arc<dyn DiskMap>,
+}
+
+impl Segment {
+    /// A segment without a file yet.
+    pub(crate) fn planned(slot: u32, header: SegmentHeader) -> Self {
+        Self {
+            slot,
+            header,
+            opened: OnceLock::new(),
+            written: AtomicU64::new(0),
+            zeroed: AtomicU64::new(0),
+            zeroing: Mutex::new(()),
+            end: Mutex::new(None),
+            listed: AtomicBool::new(false),
+            synced: AtomicBool::new(false),
+            dead_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// The file name of a segment.
+    pub(crate) fn file_name(id: u32) -> String {
+        format!("{id:010}.seg")
+    }
+
+    /// The id in a segment's file name.
+    pub(crate) fn id_of(name: &str) -> Option<u32> {
+        name.strip_suffix(".seg").filter(|digits| digits.len() == 10)?.parse().ok()
+    }
+
+    /// Its file's id.
+    pub(crate) fn id(&self) -> u32 {
+        self.header.file_id
+    }
+
+    /// Gsn of its first entry.
+    pub(crate) fn base_gsn(&self) -> Gsn {
+        self.header.base_gsn
+    }
+
+    /// Makes the file, durably under its name: header, zeros ahead, mapping. It is not yet in the manifest.
+    pub(crate) fn create(
+        &self,
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        bytes: u64,
+        ahead: u64,
+        writable: bool,
+    ) -> Result<(), EngineError> {
+        let path = dir.join(Self::file_name(self.id()));
+        let fail = |operation| io_error(operation, &path);
+        // A leftover of an attempt that failed for want of room: nothing refers to it.
+        if disk.exists(&path).map_err(fail("look for"))? {
+            disk.remove_file(&path).map_err(fail("remove"))?;
+        }
+        let file = disk.create(&path).map_err(fail("create"))?;
+        let zeroed = ahead.clamp(SEGMENT_HEADER_BYTES, bytes);
+        file.zero_ahead(0, zeroed).map_err(fail("zero"))?;
+        file.write_at(&[IoSlice::new(&self.header.encode())], 0).map_err(fail("write"))?;
+        file.sync_data().map_err(fail("sync"))?;
+        disk.sync_dir(dir).map_err(fail("sync the directory of"))?;
+        let map = file.map(bytes, writable).map_err(fail("map"))?;
+        self.zeroed.store(zeroed, Ordering::Release);
+        self.written.store(SEGMENT_HEADER_BYTES, Ordering::Release);
+        let opened = self.opened.set(Opened { path, file, map });
+        debug_assert!(opened.is_ok(), "a segment's file is made once, under the shard's files lock");
+        Ok(())
+    }
+
+    /// Adopts an existing file, readable up to `written`.
+    pub(crate) fn adopt(
+        &self,
+        path: PathBuf,
+        file: Arc<dyn DiskFile>,
+        bytes: u64,
+        written: u64,
+        writable: bool,
+    ) -> Result<(), EngineError> {
+        let len = file.len().map_err(io_error("measure", &path))?;
+        let map = file.map(bytes.max(len), writable).map_err(io_error("map", &path))?;
+        self.zeroed.store(len, Ordering::Release);
+        self.written.store(written, Ordering::Release);
+        let opened = self.opened.set(Opened { path, file, map });
+        debug_assert!(opened.is_ok(), "a segment is adopted once");
+        Ok(())
+    }
+
+    /// Where it ends, once nothing more is appended.
+    pub(crate) fn end(&self) -> Option<FileEnd> {
+        *self.end.lock()
+    }
+
+    /// Ends it.
+    pub(crate) fn set_end(&self, end: FileEnd) {
+        *self.end.lock() = Some(end);
+    }
+
+    /// What may be read of it as log: up to its end.
+    pub(crate) fn log_bytes(&self) -> &[u8] {
+        let bytes = self.bytes();
+        let len = self.end().map_or(bytes.len(), |end| bytes.len().min(end.len as usize));
+        &bytes[..len]
+    }
+
+    /// Whether it has a file that the manifest lists.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.listed.load(Ordering::Acquire)
+    }
+
+    /// Recovery: nothing beyond `to` may be read; appending goes on there.
+    pub(crate) fn rewind(&self, to: u64) {
+        self.written.store(to, Ordering::Release);
+    }
+
+    /// Whether it has a file.
+    pub(crate) fn is_open(&self) -> bool {
+        self.opened.get().is_some()
+    }
+
+    fn opened(&self) -> &Opened {
+        self.opened.get().expect("only open segments are read, written or synced")
+    }
+
+    /// Its file's path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.opened().path
+    }
+
+    /// Its file.
+    pub(crate) fn file(&self) -> &Arc<dyn DiskFile> {
+        &self.opened().file
+    }
+
+    /// Bytes that may be read.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    /// Everything written, header included; empty if there is no file yet.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        let Some(opened) = self.opened.get() else { return &[] };
+        let written = self.written() as usize;
+        // SAFETY: the mapping is at least `written` bytes long and lives as long as `self`; the file is never
+        // shortened; bytes below `written` were complete before it was published and are never changed again.
+        unsafe { std::slice::from_raw_parts(opened.map.as_ptr(), written) }
+    }
+
+    /// The record at an offset, its checksum not checked; `None` if nothing readable is there.
+    pub(crate) fn peek(&self, offset: u64) -> Option<Record<'_>> {
+        Record::peek(self.bytes().get(offset as usize..)?)
+    }
+
+    /// Makes sure that the file reaches `to`, zeroing `ahead` beyond it, up to `limit`.
+    pub(crate) fn zero_to(&self, to: u64, ahead: u64, limit: u64) -> Result<(), EngineError> {
+        if self.zeroed.load(Ordering::Acquire) >= to {
+            return Ok(());
+        }
+        let _one_at_a_time = self.zeroing.lock();
+        let from = self.zeroed.load(Ordering::Acquire);
+        if from < to {
+            let opened = self.opened();
+            let end = (to + ahead).min(limit).max(to);
+            opened.file.zero_ahead(from, end - from).map_err(io_error("zero", &opened.path))?;
+            self.zeroed.store(end, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Bytes of the file that exist.
+    pub(crate) fn zeroed(&self) -> u64 {
+        self.zeroed.load(Ordering::Acquire)
+    }
+
+    /// Writes buffers from `offset` and publishes them.
+    pub(crate) fn write(&self, bufs: &[IoSlice<'_>], offset: u64, len: u64) -> Result<(), EngineError> {
+        let opened = self.opened();
+        opened.file.write_at(bufs, offset).map_err(io_error("write", &opened.path))?;
+        self.written.store(offset + len, Ordering::Release);
+        Ok(())
+    }
+
+    /// Copies bytes to `offset` through the writable mapping and publishes them.
+    ///
+    /// The caller holds the shard's lock (one appender), has zeroed the file up to the end of the bytes, and
+    /// writes exactly where `written` is.
+    pub(crate) fn store(&self, bytes: &[u8], offset: u64) {
+        let opened = self.opened();
+        assert!(
+            self.written.load(Ordering::Relaxed) == offset
+                && offset + bytes.len() as u64 <= self.zeroed.load(Ordering::Relaxed)
+                && offset + bytes.len() as u64 <= opened.map.len() as u64,
+            "an append continues the segment, within its file"
+        );
+        // SAFETY: the range lies within the mapping and the file (asserted); nobody reads at or beyond
+        // `written`, and the shard's lock makes this the only writer.
+        unsafe {
+            let to = opened.map.as_mut_ptr().add(offset as usize);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+        }
+        self.written.store(offset + bytes.len() as u64, Ordering::Release);
+    }
+
+    /// `fdatasync`.
+    pub(crate) fn sync(&self) -> Result<(), EngineError> {
+        let opened = self.opened();
+        opened.file.sync_data().map_err(io_error("sync", &opened.path))
+    }
+}
+
+/// Wraps an I/O error with what was tried on which path.
+pub(crate) fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> EngineError + use<> {
+    let path = path.to_owned();
+    move |source| EngineError::Io { operation, path, source }
+}
+
+/// What a read needs beside the index: the segments by slot, and the epochs that turn gsns into versions.
+/// Replaced whole, so that a reader works on one consistent value without a lock.
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    pub(crate) segments: Vec<Option<Arc<Segment>>>,
+    pub(crate) epochs: EpochTable,
+    /// The trees' ordered indexes by tree id.
+    pub(crate) ordered: Vec<Option<Arc<super::index::OrderedIndex>>>,
+}
+
+impl View {
+    /// The segment in a slot.
+    pub(crate) fn segment(&self, slot: u32) -> Option<&Arc<Segment>> {
+        self.segments.get(slot as usize)?.as_ref()
+    }
+
+    /// The record at a location, its checksum not checked.
+    pub(crate) fn peek(&self, location: Location) -> Option<Record<'_>> {
+        self.segment(location.segment)?.peek(location.offset_bytes())
+    }
+
+    /// The same view with another segment.
+    pub(crate) fn with_segment(&self, segment: Arc<Segment>) -> Self {
+        let mut segments = self.segments.clone();
+        let slot = segment.slot as usize;
+        if segments.len() <= slot {
+            segments.resize(slot + 1, None);
+        }
+        segments[slot] = Some(segment);
+        Self { segments, epochs: self.epochs.clone(), ordered: self.ordered.clone() }
+    }
+
+    /// Whether a record is of this tree and key.
+    pub(crate) fn is_key(&self, location: Location, tree: u16, key: &[u8]) -> bool {
+        self.peek(location).is_some_and(|r| r.kind().is_entry() && r.tree() == tree && r.key() == key)
+    }
+}
+
+/// A failure that ends the engine's life.
+#[derive(Debug, Default)]
+pub(crate) struct Poison {
+    set: AtomicBool,
+    reason: ArcSwapOption<String>,
+}
+
+impl Poison {
+    /// Whether the engine has failed.
+    pub(crate) fn is_set(&self) -> bool {
+        self.set.load(Ordering::Acquire)
+    }
+
+    /// Why.
+    pub(crate) fn reason(&self) -> Option<String> {
+        self.reason.load().as_ref().map(|reason| reason.as_str().to_owned())
+    }
+
+    /// Records the first failure; `true` if this is it.
+    pub(crate) fn set(&self, reason: String) -> bool {
+        let first = self.reason.rcu(|old| old.clone().or_else(|| Some(Arc::new(reason.clone())))).is_none();
+        self.set.store(true, Ordering::Release);
+        first
+    }
+
+    /// An error if the engine has failed.
+    pub(crate) fn check(&self) -> Result<(), EngineError> {
+        if self.is_set() { Err(EngineError::Failed(self.reason().unwrap_or_default())) } else { Ok(()) }
+    }
+}

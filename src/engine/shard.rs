@@ -1,0 +1,183 @@
+//! One shard: an append-only log and the index of its committed state.
+//!
+//! Locks, always taken in this order, none of them by reads:
+//! `io` (one sync round or truncation at a time) -> `files` (manifest and state) -> `apply` (moving committed
+//! entries into the index) -> `log` (the log's end; held for a copy, never for I/O under `Disk`).
+//! Positions that others ask for all the time are atomics beside the locks.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+use super::error::EngineError;
+use super::files::Files;
+use super::format::record::Record;
+use super::index::{HashIndex, Location};
+use super::log::Log;
+use super::segment::{Segment, View};
+use super::shard_state::ShardState;
+use super::shared::Shared;
+use crate::position::{EpochTable, Gsn, LogTail};
+
+/// One shard of a member.
+#[derive(Debug)]
+pub struct Shard {
+    pub(crate) id: u16,
+    pub(crate) dir: PathBuf,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) io: Mutex<()>,
+    pub(crate) files: Mutex<Files>,
+    pub(crate) apply: Mutex<()>,
+    pub(crate) log: Mutex<Log>,
+    pub(crate) view: ArcSwap<View>,
+    pub(crate) index: HashIndex,
+    /// Whether the state is Ready.
+    pub(crate) ready: AtomicBool,
+    pub(crate) synced_gsn: AtomicU64,
+    pub(crate) tail_gsn: AtomicU64,
+    pub(crate) commit_gsn: AtomicU64,
+    pub(crate) applied_gsn: AtomicU64,
+    pub(crate) committed_time_ms: AtomicU64,
+}
+
+impl Shard {
+    /// Its number.
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// What its data is worth.
+    pub fn state(&self) -> ShardState {
+        self.files.lock().state().clone()
+    }
+
+    /// Changes the state, durably.
+    pub fn set_state(&self, state: ShardState) -> Result<(), EngineError> {
+        self.shared.poison.check()?;
+        let mut files = self.files.lock();
+        self.ready.store(false, Ordering::Release);
+        let ready = state == ShardState::Ready;
+        self.shared.failing(files.set_state(&self.shared, &self.dir, state))?;
+        self.ready.store(ready, Ordering::Release);
+        Ok(())
+    }
+
+    /// The log's end.
+    pub fn tail(&self) -> LogTail {
+        self.log.lock().tail
+    }
+
+    /// Highest gsn that is durable here, as the options' durability defines it: synced, or with `Os` written.
+    pub fn durable_gsn(&self) -> Gsn {
+        let gsn = if self.shared.relaxed() { &self.tail_gsn } else { &self.synced_gsn };
+        gsn.load(Ordering::Acquire)
+    }
+
+    /// Highest gsn known to be committed.
+    pub fn commit(&self) -> Gsn {
+        self.commit_gsn.load(Ordering::Acquire)
+    }
+
+    /// Highest gsn that reads show.
+    pub fn applied(&self) -> Gsn {
+        self.applied_gsn.load(Ordering::Acquire)
+    }
+
+    /// First gsn that the log still holds.
+    pub fn log_floor(&self) -> Gsn {
+        self.files.lock().manifest().log_floor
+    }
+
+    /// Tombstones up to this gsn may have been dropped.
+    pub fn tombstone_floor(&self) -> Gsn {
+        self.files.lock().manifest().tombstone_floor
+    }
+
+    /// The epochs of the log.
+    pub fn epoch_table(&self) -> EpochTable {
+        self.log.lock().epochs.clone()
+    }
+
+    /// Largest leader time among the committed entries and what [`Self::note_committed_time`] was told.
+    pub fn committed_time_ms(&self) -> u64 {
+        self.committed_time_ms.load(Ordering::Acquire)
+    }
+
+    /// Tells a leader time that enough voters have acknowledged; never goes back.
+    pub fn note_committed_time(&self, time_ms: u64) {
+        self.committed_time_ms.fetch_max(time_ms, Ordering::AcqRel);
+    }
+
+    /// Keys with a value, expired ones included until compaction drops them.
+    pub fn keys(&self) -> u64 {
+        self.index.len()
+    }
+
+    /// Memory of the hash index, in bytes.
+    pub fn index_bytes(&self) -> u64 {
+        self.index.memory_bytes()
+    }
+
+    /// Log bytes in `(from, to]`, estimated from the segments' sizes.
+    pub fn log_bytes_between(&self, from: Gsn, to: Gsn) -> u64 {
+        if to <= from {
+            return 0;
+        }
+        let (segments, tail, offset) = {
+            let log = self.log.lock();
+            (self.log_segments(), log.tail.last.gsn, log.offset)
+        };
+        let mut bytes = 0.0;
+        for (i, segment) in segments.iter().enumerate() {
+            let base = segment.base_gsn();
+            let last = segments.get(i + 1).map_or(tail, |next| next.base_gsn() - 1);
+            let len = segment.end().map_or(offset, |end| end.len);
+            if last < base || to < base || from >= last {
+                continue;
+            }
+            let covered = to.min(last) - from.max(base - 1);
+            bytes += len as f64 * covered as f64 / (last - base + 1) as f64;
+        }
+        bytes as u64
+    }
+
+    /// The segments of the contiguous log, by gsn.
+    pub(crate) fn log_segments(&self) -> Vec<Arc<Segment>> {
+        let view = self.view.load();
+        let mut segments: Vec<_> = view.segments.iter().flatten().filter(|s| !s.header.compacted).cloned().collect();
+        segments.sort_by_key(|s| (s.base_gsn(), s.id()));
+        segments
+    }
+
+    /// Calls `read` with the committed record of a key, its checksum not checked; takes no lock.
+    pub(crate) fn find<R>(
+        &self,
+        hash: u64,
+        tree: u16,
+        key: &[u8],
+        read: impl FnOnce(&View, Record<'_>, Location) -> R,
+    ) -> Option<R> {
+        loop {
+            let view = self.view.load();
+            let mut stale = false;
+            let location = self.index.get(hash, |location| match view.segment(location.segment) {
+                Some(segment) => {
+                    segment.peek(location.offset_bytes()).is_some_and(|r| r.tree() == tree && r.key() == key)
+                }
+                None => {
+                    stale = true;
+                    false
+                }
+            });
+            match location {
+                Some(location) => return view.peek(location).map(|record| read(&view, record, location)),
+                // The index knew a segment that this view does not: the view has been replaced since.
+                None if stale && !Arc::ptr_eq(&view, &self.view.load()) => {}
+                None => return None,
+            }
+        }
+    }
+}

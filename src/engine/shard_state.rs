@@ -1,0 +1,34 @@
+//! The state of one shard of one member, as it is persisted in `shard.meta`.
+
+use std::fmt;
+
+/// What a shard's data is worth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShardState {
+    /// Formatted, never had data.
+    Blank,
+    /// A full sync is under way; what is there is not usable.
+    Syncing,
+    /// Sound.
+    Ready,
+    /// Sound on its face, but data that was promised durable may be missing (a crash of the machine while `Os`
+    /// was in force): it gives no promise until it has caught up.
+    Amnesic,
+    /// Something below the commit, or the metadata, is unsound: never votes, is rebuilt.
+    Quarantined {
+        /// What was found.
+        reason: String,
+    },
+}
+
+impl fmt::Display for ShardState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Blank => f.write_str("blank"),
+            Self::Syncing => f.write_str("syncing"),
+            Self::Ready => f.write_str("ready"),
+            Self::Amnesic => f.write_str("amnesic"),
+            Self::Quarantined { reason } => write!(f, "quarantined ({reason})"),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What all shards of one engine share: the disk, the options, the failure, the memory budget, the trees.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::RwLock;
+
+use super::error::EngineError;
+use super::listener::EngineListener;
+use super::options::{Background, Durability, EngineOptions};
+use super::segment::{Poison, io_error};
+use super::tree::{TreeId, TreeInfo, TreeKind};
+use super::wait_cell::WaitCell;
+use crate::disk::Disk;
+
+/// See the module's comment.
+pub(crate) struct Shared {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) dir: PathBuf,
+    pub(crate) options: EngineOptions,
+    pub(crate) hash_seed: u64,
+    /// What new segments name as their cluster; 0 before there is one.
+    pub(crate) cluster_id: RwLock<u128>,
+    /// Whether what is durable (under `Os`: written) is committed: the embedded library.
+    pub(crate) auto_commit: bool,
+    pub(crate) poison: Poison,
+    listener: ArcSwapOption<Arc<dyn EngineListener>>,
+    has_listener: AtomicBool,
+    /// Bytes of log buffers and overlays in memory.
+    pub(crate) memory_bytes: AtomicU64,
+    pub(crate) trees: ArcSwap<Vec<TreeInfo>>,
+    /// Whether something waits for the scheduler.
+    pub(crate) dirty: AtomicBool,
+    /// Wakes the scheduler.
+    pub(crate) work: WaitCell,
+    /// Wakes whoever waits for durability or commit.
+    pub(crate) progress: WaitCell,
+    pub(crate) puts_refused: AtomicBool,
+    pub(crate) stopping: AtomicBool,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        options: EngineOptions,
+        hash_seed: u64,
+        cluster_id: u128,
+        auto_commit: bool,
+    ) -> Self {
+        let default = TreeInfo { id: TreeId::DEFAULT, name: "default".into(), kind: TreeKind::Ordered };
+        Self {
+            disk,
+            dir,
+            options,
+            hash_seed,
+            cluster_id: RwLock::new(cluster_id),
+            auto_commit,
+            poison: Poison::default(),
+            listener: ArcSwapOption::empty(),
+            has_listener: AtomicBool::new(false),
+            memory_bytes: AtomicU64::new(0),
+            trees: ArcSwap::from_pointee(vec![default]),
+            dirty: AtomicBool::new(false),
+            work: WaitCell::default(),
+            progress: WaitCell::default(),
+            puts_refused: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn relaxed(&self) -> bool {
+        self.options.durability == Durability::Os
+    }
+
+    /// Whether a tail for followers is kept in memory.
+    pub(crate) fn keeps_tail(&self) -> bool {
+        !self.auto_commit
+    }
+
+    pub(crate) fn manual(&self) -> bool {
+        self.options.background == Background::Manual
+    }
+
+    /// Hash of a key: what the index and the hints know it by.
+    pub(crate) fn hash(&self, tree: u16, key: &[u8]) -> u64 {
+        let seed = self.hash_seed ^ u64::from(tree).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        xxhash_rust::xxh3::xxh3_64_with_seed(key, seed)
+    }
+
+    pub(crate) fn set_listener(&self, listener: Arc<dyn EngineListener>) {
+        self.listener.store(Some(Arc::new(listener)));
+        self.has_listener.store(true, Ordering::Release);
+    }
+
+    /// Tells the listener, if there is one. Never under a shard's lock.
+    pub(crate) fn tell(&self, what: impl FnOnce(&dyn EngineListener)) {
+        if self.has_listener.load(Ordering::Acquire)
+            && let Some(listener) = self.listener.load().as_ref()
+        {
+            what(listener.as_ref().as_ref());
+        }
+    }
+
+    /// Ends the engine's life: nothing is acknowledged from here on.
+    pub(crate) fn fail(&self, error: &EngineError) {
+        let reason = error.to_string();
+        if self.poison.set(reason.clone()) {
+            tracing::error!(%reason, "the engine has failed");
+            self.tell(|listener| listener.failed(&reason));
+        }
+        self.work.wake_all();
+        self.progress.wake_all();
+    }
+
+    /// As [`Self::fail`] for an error that is handed on.
+    pub(crate) fn failing<T>(&self, result: Result<T, EngineError>) -> Result<T, EngineError> {
+        if let Err(error) = &result {
+            self.fail(error);
+        }
+        result
+    }
+
+    /// Tells the scheduler that there is something to sync.
+    pub(crate) fn mark_dirty(&self) {
+        if !self.dirty.load(Ordering::Relaxed) && !self.dirty.swap(true, Ordering::SeqCst) && !self.relaxed() {
+            self.work.wake_all();
+        }
+    }
+
+    /// The tree of an id.
+    pub(crate) fn tree_kind(&self, tree: u16) -> Option<TreeKind> {
+        self.trees.load().iter().find(|t| t.id.0 == tree).map(|t| t.kind)
+    }
+
+    /// Adds a tree whose creation is committed.
+    pub(crate) fn add_tree(&self, tree: &TreeInfo) {
+        self.trees.rcu(|trees| {
+            let mut trees = trees.as_ref().clone();
+            if !trees.iter().any(|t| t.id == tree.id) {
+                trees.push(tree.clone());
+            }
+            trees
+        });
+    }
+
+    /// Bytes that are kept for deletes and the log's own end.
+    pub(crate) fn reserve_bytes(&self, total_bytes: u64) -> u64 {
+        (2 * self.options.segment_bytes).max(total_bytes / 50)
+    }
+
+    /// Looks at the room left and refuses or admits puts accordingly.
+    pub(crate) fn refresh_space(&self) -> Result<crate::disk::Space, EngineError> {
+        let space = self.disk.space(&self.dir).map_err(io_error("measure the room of", &self.dir))?;
+        let refused = space.available_bytes < self.reserve_bytes(space.total_bytes);
+        if self.puts_refused.swap(refused, Ordering::AcqRel) != refused {
+            tracing::warn!(available_bytes = space.available_bytes, refused, "room on the disk changed: puts refused?");
+        }
+        Ok(space)
+    }
+}
+
+/// Whether an error says that the disk is full: tried again later, not fatal.
+pub(crate) fn is_full(error: &EngineError) -> bool {
+    matches!(error, EngineError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
+}

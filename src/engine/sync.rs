@@ -1,0 +1,326 @@
+//! Sync rounds: what was appended reaches its file, then the disk. One scheduler a directory runs them.
+//!
+//! While one round's fdatasync runs, the next batch gathers. A round writes everything that was appended up
+//! to its start, syncs, and only then moves the durable mark, wakes waiters and (embedded) commits. A full
+//! disk leaves the pieces queued for the next round; any other error ends the engine's life.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use parking_lot::MutexGuard;
+
+use super::error::EngineError;
+use super::format::manifest::{FileEntry, Manifest};
+use super::log::Piece;
+use super::segment::Segment;
+use super::shard::Shard;
+use super::shared::{Shared, is_full};
+use crate::position::LogTail;
+
+/// How often `Os` syncs in the background.
+const RELAXED_PERIOD: Duration = Duration::from_millis(50);
+/// A shard that was idle for so long gets a closing MARK.
+const IDLE: Duration = Duration::from_secs(1);
+/// How often the scheduler looks around unasked.
+const LOOK: Duration = Duration::from_millis(250);
+/// Buffers handed to one write.
+const GATHER: usize = 512;
+
+/// One shard's part of a round between write and sync.
+struct Round<'a> {
+    shard: &'a Shard,
+    _io: MutexGuard<'a, ()>,
+    target: LogTail,
+    dirty: Vec<Arc<Segment>>,
+}
+
+/// One round over the shards; whether there was anything to do.
+pub(crate) fn round(shared: &Shared, shards: &[Arc<Shard>]) -> Result<bool, EngineError> {
+    shared.poison.check()?;
+    let mut rounds = Vec::new();
+    for shard in shards {
+        match shard.begin_round() {
+            Ok(round) => rounds.extend(round),
+            Err(error) if is_full(&error) => {
+                shared.puts_refused.store(true, Ordering::Release);
+                tracing::warn!(%error, shard = shard.id, "no room for the log: what is queued waits");
+            }
+            Err(error) => {
+                shared.fail(&error);
+                return Err(error);
+            }
+        }
+    }
+    let worked = !rounds.is_empty();
+    for round in rounds {
+        shared.failing(round.finish())?;
+    }
+    Ok(worked)
+}
+
+/// The scheduler's thread, until the engine stops.
+pub(crate) fn run(shared: &Shared, shards: &[Arc<Shard>]) {
+    let mut last_work = Instant::now();
+    let mut last_look = Instant::now();
+    let stop = || shared.stopping.load(Ordering::Acquire) || shared.poison.is_set();
+    while !stop() {
+        if shared.relaxed() {
+            shared.work.wait(Some(RELAXED_PERIOD), stop);
+        } else {
+            shared.work.wait(Some(LOOK), || shared.dirty.load(Ordering::Acquire) || stop());
+        }
+        if stop() {
+            break;
+        }
+        if shared.dirty.swap(false, Ordering::AcqRel) {
+            last_work = Instant::now();
+            match round(shared, shards) {
+                Ok(_) => {}
+                Err(_) => break,
+            }
+            if shards.iter().any(|shard| shard.log.lock().has_unwritten())
+                && shared.puts_refused.load(Ordering::Acquire)
+            {
+                // The disk is full: what is queued is tried again, without spinning.
+                shared.dirty.store(true, Ordering::Release);
+                std::thread::sleep(RELAXED_PERIOD);
+            }
+        } else if last_work.elapsed() >= IDLE {
+            let marked = shards.iter().filter(|shard| shard.close_batch()).count();
+            if marked > 0 && round(shared, shards).is_err() {
+                break;
+            }
+        }
+        if last_look.elapsed() >= LOOK {
+            last_look = Instant::now();
+            if let Err(error) = shared.refresh_space() {
+                tracing::warn!(%error, "the room on the disk is not known");
+            }
+        }
+    }
+}
+
+/// Keeps zeros ahead of mapped appends, so that no append has to wait for them.
+pub(crate) fn run_ahead(shared: &Shared, shards: &[Arc<Shard>]) {
+    let stop = || shared.stopping.load(Ordering::Acquire) || shared.poison.is_set();
+    let options = &shared.options;
+    while !stop() {
+        let mut worked = false;
+        for shard in shards {
+            let (active, offset) = {
+                let log = shard.log.lock();
+                (log.active.clone(), log.offset)
+            };
+            let Some(active) = active.filter(|active| active.is_listed()) else { continue };
+            let wanted = (offset + options.zero_ahead_bytes).min(options.segment_bytes);
+            if active.zeroed() < wanted {
+                worked = true;
+                // An error here is met again, and answered, by the append that needs the room.
+                if active.zero_to(wanted, options.zero_ahead_bytes, options.segment_bytes).is_err() {
+                    worked = false;
+                }
+            }
+        }
+        if !worked {
+            shared.work.wait(Some(Duration::from_millis(2)), stop);
+        }
+    }
+}
+
+impl Shard {
+    /// Writes what was appended; `None` if there is nothing to sync.
+    fn begin_round(&self) -> Result<Option<Round<'_>>, EngineError> {
+        let io = self.io.lock();
+        let (pieces, target) = {
+            let mut log = self.log.lock();
+            log.freeze();
+            let target = log.tail;
+            if log.relaxed {
+                let mut dirty = std::mem::take(&mut log.unsynced);
+                if target == log.synced && dirty.is_empty() {
+                    return Ok(None);
+                }
+                log.need_mark = true;
+                dirty.extend(log.active.clone().filter(|active| active.is_open()));
+                return Ok(Some(Round { shard: self, _io: io, target, dirty }));
+            }
+            let queued = std::mem::take(&mut log.queue);
+            log.in_flight.extend(queued);
+            if log.in_flight.is_empty() {
+                return Ok(None);
+            }
+            log.need_mark = true;
+            (log.in_flight.clone(), target)
+        };
+        let mut dirty: Vec<Arc<Segment>> = Vec::new();
+        let mut rest = pieces.as_slice();
+        while let Some(first) = rest.first() {
+            let segment = &first.segment;
+            let len = rest.iter().take(GATHER).take_while(|p| Arc::ptr_eq(&p.segment, segment)).count();
+            let (now, later) = rest.split_at(len);
+            if dirty.last().is_some_and(|last| !Arc::ptr_eq(last, segment)) {
+                // What follows in the next segment is acknowledged only on top of a durable SEAL.
+                for segment in dirty.drain(..) {
+                    segment.sync()?;
+                    segment.synced.store(true, Ordering::Release);
+                }
+            }
+            if !segment.is_listed() {
+                self.open_segment(segment, segment.header.before())?;
+            }
+            self.write_pieces(segment, now)?;
+            if dirty.is_empty() {
+                dirty.push(segment.clone());
+            }
+            self.log.lock().in_flight.drain(..len);
+            rest = later;
+        }
+        let mut log = self.log.lock();
+        log.written = target;
+        self.trim_memory(&mut log);
+        drop(log);
+        Ok(Some(Round { shard: self, _io: io, target, dirty }))
+    }
+
+    fn write_pieces(&self, segment: &Segment, pieces: &[Piece]) -> Result<(), EngineError> {
+        let options = &self.shared.options;
+        let len: u64 = pieces.iter().map(|piece| piece.bytes.len() as u64).sum();
+        let offset = pieces[0].offset;
+        segment.zero_to(offset + len, options.zero_ahead_bytes, options.segment_bytes)?;
+        let bufs: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(&piece.bytes)).collect();
+        segment.write(&bufs, offset, len)
+    }
+
+    /// Gives a planned segment its file and its place in the manifest.
+    pub(crate) fn open_segment(&self, segment: &Segment, mark: LogTail) -> Result<(), EngineError> {
+        let mut files = self.files.lock();
+        self.list_segment(&mut files, segment, mark)
+    }
+
+    fn list_segment(
+        &self,
+        files: &mut super::files::Files,
+        segment: &Segment,
+        mark: LogTail,
+    ) -> Result<(), EngineError> {
+        let (shared, options) = (&self.shared, &self.shared.options);
+        if !segment.is_open() {
+            let ahead = options.zero_ahead_bytes;
+            segment.create(&shared.disk, &self.dir, options.segment_bytes, ahead, shared.relaxed())?;
+        }
+        let segments = self.log_segments();
+        files.switch(shared, &self.dir, |manifest| {
+            self.refresh(manifest, &segments, mark);
+            manifest.next_file_id = manifest.next_file_id.max(segment.id() + 1);
+            let at = manifest.files.iter().take_while(|file| !file.compacted).count();
+            let entry = FileEntry { id: segment.id(), compacted: false, before: segment.header.before(), end: None };
+            manifest.files.insert(at, entry);
+        })?;
+        segment.listed.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Writes into a manifest what is known today: positions, ends of segments, trees.
+    pub(crate) fn refresh(&self, manifest: &mut Manifest, segments: &[Arc<Segment>], mark: LogTail) {
+        if mark.last.gsn >= manifest.mark.last.gsn {
+            manifest.mark = mark;
+        }
+        manifest.commit = manifest.commit.max(self.commit().min(mark.last.gsn));
+        manifest.committed_time_ms = manifest.committed_time_ms.max(self.committed_time_ms());
+        manifest.epochs = self.view.load().epochs.clone();
+        manifest.log_floor = manifest.log_floor.max(1);
+        if self.id == 0 {
+            manifest.trees = self.shared.trees.load().as_ref().clone();
+        }
+        for file in manifest.files.iter_mut().filter(|file| file.end.is_none()) {
+            file.end = segments
+                .iter()
+                .find(|s| s.id() == file.id && s.synced.load(Ordering::Acquire))
+                .and_then(|segment| segment.end());
+        }
+        let dir = &self.dir;
+        let exists = |id: &u32| self.shared.disk.exists(&dir.join(Segment::file_name(*id))).unwrap_or(true);
+        manifest.drops.retain(exists);
+    }
+
+    /// `Os`: ends the active segment, if it has no room, and opens the next.
+    pub(crate) fn rotate_file(&self, bytes: u64) -> Result<(), EngineError> {
+        let mut files = self.files.lock();
+        let mut log = self.log.lock();
+        let active = log.active.clone().filter(|active| !active.is_listed());
+        let segment = match active {
+            // An earlier attempt found no room on the disk.
+            Some(planned) => planned,
+            None if log.has_room(bytes) => return Ok(()),
+            None => {
+                let segment = log.rotate();
+                self.view.rcu(|view| view.with_segment(segment.clone()));
+                segment
+            }
+        };
+        self.list_segment(&mut files, &segment, log.synced)
+    }
+
+    /// Puts a closing MARK if entries were synced that none vouches for; whether it did.
+    pub(crate) fn close_batch(&self) -> bool {
+        let mut log = self.log.lock();
+        if !log.mark_due || !log.active.as_ref().is_some_and(|active| active.is_listed()) {
+            return false;
+        }
+        if !log.has_room(0) {
+            log.mark_due = false;
+            return false;
+        }
+        if log.relaxed
+            && let Some(active) = &log.active
+        {
+            let need = log.offset + super::format::notes::MARK_BYTES as u64;
+            let options = &self.shared.options;
+            if active.zero_to(need, options.zero_ahead_bytes, options.segment_bytes).is_err() {
+                return false;
+            }
+        }
+        let (commit, time_ms) = (self.commit(), self.committed_time_ms());
+        log.put_mark(commit, time_ms);
+        if log.relaxed {
+            // The mark itself has to be synced although no entry has.
+            let active = log.active.clone();
+            log.unsynced.extend(active);
+        }
+        true
+    }
+}
+
+impl Round<'_> {
+    fn finish(self) -> Result<(), EngineError> {
+        let shard = self.shard;
+        for segment in &self.dirty {
+            // Its end is looked at first: what is appended meanwhile is not covered.
+            let ended = segment.end().is_some_and(|end| end.len == segment.written());
+            segment.sync()?;
+            if ended {
+                segment.synced.store(true, Ordering::Release);
+            }
+        }
+        {
+            let mut log = shard.log.lock();
+            log.mark_due |= self.target.last.gsn > log.synced.last.gsn;
+            log.synced = self.target;
+            shard.synced_gsn.store(self.target.last.gsn, Ordering::Release);
+        }
+        drop(self._io);
+        let gsn = self.target.last.gsn;
+        if shard.shared.auto_commit {
+            shard.advance_commit(gsn);
+        } else {
+            shard.apply_committed();
+        }
+        shard.shared.progress.wake_all();
+        if !shard.shared.relaxed() {
+            shard.shared.tell(|listener| listener.durable(shard.id, gsn));
+        }
+        Ok(())
+    }
+}

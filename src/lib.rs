@@ -1,0 +1,30 @@
+//! armdb: a replicated, sharded-bitcask key-value store on local disks.
+//!
+//! One crate, one binary. Dependencies run downwards only; each floor can be understood
+//! without the ones above it (the picture is in `docs/architecture.md`):
+//!
+//! ```text
+//! cli          commands
+//! local        topology's decisions executed over child processes
+//! client       finds the leader, follows redirects, pipelines, retries only what is safe
+//! node         one member: engine + replication + services + lifecycle
+//! replication  log shipping, acknowledgements, promises, full sync
+//! topology     PURE: who leads, who votes, when to change
+//! engine       sharded bitcask: segments, index, group commit, recovery, compaction
+//! api          the ArmdbCluster type: spec, status, defaults, rules
+//! disk         seam: the real disk, and an in-memory crash disk
+//! ident, position   the words every floor shares
+//! ```
+
+pub mod api;
+pub mod cli;
+pub mod client;
+pub mod disk;
+pub mod engine;
+pub mod ident;
+pub mod local;
+pub mod net;
+pub mod node;
+pub mod position;
+pub mod replication;
+pub mod topology;

@@ -1,0 +1,246 @@
+//! The supervisor's side of a member's peer port: the health stream and the control calls.
+//!
+//! The health stream is dialled here and read until it breaks; how it broke is told at once, because a refused or
+//! reset connection (the process is gone) is worth a second of waiting over mere silence. Each call has a deadline
+//! and a connection of its own (dialling on loopback takes less than a millisecond), so that neither a stream that
+//! hangs nor a connection to a process that is gone can hold it up.
+//! Invariant: each call yields exactly one answer, at the latest when its time has passed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::net::peer::{DialError, Lane, PeerSecret, control, dial};
+use crate::net::proto::{ControlReply, HealthRequest};
+use crate::topology::controller::{Disconnect, Event};
+use crate::topology::message::{HealthReport, MemberName, Reply, Request};
+
+/// A connection attempt on loopback that takes longer met a stopped process.
+const CONNECT: Duration = Duration::from_secs(1);
+/// Members report every 100 ms; after this long without a word the stream counts as silent.
+const SILENCE: Duration = Duration::from_millis(500);
+/// After this long a silent stream is given up and dialled anew.
+const GIVE_UP: Duration = Duration::from_secs(3);
+/// Between attempts.
+const REDIAL: Duration = Duration::from_millis(50);
+
+/// A member, as the supervisor reaches it.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    name: MemberName,
+    address: String,
+    secret: PeerSecret,
+}
+
+/// The driver and the health watchers use the same.
+pub type Peers = Arc<BTreeMap<MemberName, Peer>>;
+
+impl Peer {
+    /// A member at `address` (`host:port`); nothing is dialled yet.
+    pub fn new(name: MemberName, address: String, secret: PeerSecret) -> Self {
+        Self { name, address, secret }
+    }
+
+    /// Sends a request; the answer, or why there is none after `timeout`.
+    pub async fn send(&self, request: Request, timeout: Duration) -> Result<Box<Reply>, String> {
+        let call = async {
+            let channel =
+                dial(&self.address, &self.secret, Lane::Main, timeout).await.map_err(|error| error.to_string())?;
+            let mut calls = control(channel);
+            let reply = match request {
+                Request::Init(message) => calls.init(crate::net::proto::InitRequest::from(message)).await,
+                Request::Fence(message) => calls.fence(crate::net::proto::FenceRequest::from(message)).await,
+                Request::Assemble(message) => calls.assemble(crate::net::proto::AssembleRequest::from(message)).await,
+                Request::Promote(message) => calls.promote(crate::net::proto::PromoteRequest::from(message)).await,
+                Request::Follow(message) => calls.follow(crate::net::proto::FollowRequest::from(message)).await,
+            };
+            reply.map_err(|status| explain(&status)).and_then(|reply| read_reply(reply.into_inner()))
+        };
+        tokio::time::timeout(timeout, call)
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {} ms", timeout.as_millis())))
+    }
+
+    /// Reads the member's health until `stop`, handing every report and every break to `events`.
+    pub async fn watch(self, events: mpsc::Sender<Event>, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.watch_for_ever(&events) => {}
+        }
+    }
+
+    async fn watch_for_ever(&self, events: &mpsc::Sender<Event>) {
+        while !events.is_closed() {
+            let opened = self.open().await;
+            let (kind, was_open) = match opened {
+                Ok(stream) => (self.read(stream, events).await, true),
+                Err(kind) => (kind, false),
+            };
+            if self.tell(events, kind).await.is_err() {
+                return;
+            }
+            // A stream that broke is dialled again at once: whether that is refused tells the end of a process
+            // from a hiccup.
+            if !was_open {
+                tokio::time::sleep(REDIAL).await;
+            }
+        }
+    }
+
+    async fn tell(&self, events: &mpsc::Sender<Event>, kind: Disconnect) -> Result<(), ()> {
+        events.send(Event::Disconnected { member: self.name.clone(), kind }).await.map_err(drop)
+    }
+
+    async fn open(&self) -> Result<tonic::Streaming<crate::net::proto::HealthReport>, Disconnect> {
+        let opening = async {
+            let channel =
+                dial(&self.address, &self.secret, Lane::Main, CONNECT).await.map_err(|error| match error {
+                    DialError::Refused { .. } => Disconnect::Refused,
+                    DialError::Address { .. } | DialError::Unreachable { .. } => Disconnect::Silent,
+                })?;
+            control(channel).health(HealthRequest {}).await.map_err(|status| self.not_opened(&status))
+        };
+        match tokio::time::timeout(CONNECT, opening).await {
+            Ok(opened) => opened.map(tonic::Response::into_inner),
+            Err(_) => Err(Disconnect::Silent),
+        }
+    }
+
+    /// Why a health stream did not open although the connection stood.
+    fn not_opened(&self, status: &tonic::Status) -> Disconnect {
+        use tonic::Code;
+        match status.code() {
+            Code::Unauthenticated
+            | Code::PermissionDenied
+            | Code::Unimplemented
+            | Code::InvalidArgument
+            | Code::FailedPrecondition
+            | Code::ResourceExhausted => {
+                tracing::warn!(member = %self.name, status = %explain(status), "the member refuses to tell its health");
+                Disconnect::Silent
+            }
+            // Made on this side because the connection broke, or by a process that is going away.
+            _ => Disconnect::Reset,
+        }
+    }
+
+    /// Reads a stream to its end.
+    async fn read(
+        &self,
+        mut stream: tonic::Streaming<crate::net::proto::HealthReport>,
+        events: &mpsc::Sender<Event>,
+    ) -> Disconnect {
+        let mut silent = Duration::ZERO;
+        loop {
+            match tokio::time::timeout(SILENCE, stream.message()).await {
+                Ok(Ok(Some(report))) => {
+                    silent = Duration::ZERO;
+                    let report = match HealthReport::try_from(report) {
+                        Ok(report) => Box::new(report),
+                        Err(error) => {
+                            tracing::warn!(member = %self.name, %error, "a health report is not understood");
+                            tokio::time::sleep(REDIAL).await;
+                            return Disconnect::Silent;
+                        }
+                    };
+                    if events.send(Event::Report { member: self.name.clone(), report }).await.is_err() {
+                        return Disconnect::Silent;
+                    }
+                }
+                // A connection that the transport gave up because nothing came is silent, not reset.
+                Ok(Ok(None) | Err(_)) if silent > Duration::ZERO => return Disconnect::Silent,
+                Ok(Ok(None) | Err(_)) => return Disconnect::Reset,
+                Err(_) => {
+                    silent += SILENCE;
+                    if silent >= GIVE_UP {
+                        return Disconnect::Silent;
+                    }
+                    if silent == SILENCE && self.tell(events, Disconnect::Silent).await.is_err() {
+                        return Disconnect::Silent;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn read_reply(reply: ControlReply) -> Result<Box<Reply>, String> {
+    Reply::try_from(reply).map(Box::new).map_err(|error| format!("the answer is not understood: {error}"))
+}
+
+/// A status in one line.
+fn explain(status: &tonic::Status) -> String {
+    format!("{}: {}", status.code(), status.message())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    use super::super::ports;
+    use super::*;
+
+    fn peer(address: String) -> Peer {
+        Peer::new("kv-0-0".into(), address, PeerSecret::new("0123456789abcdef").expect("a secret"))
+    }
+
+    /// What is told first about a member at `address` while `other_end` does its part.
+    async fn first_word(address: String, other_end: impl Future<Output = ()>) -> Disconnect {
+        let (sender, mut events) = mpsc::channel(8);
+        let watch = peer(address).watch(sender, CancellationToken::new());
+        tokio::select! {
+            () = watch => panic!("the watch ended"),
+            () = async { other_end.await; std::future::pending().await } => unreachable!("pending"),
+            event = events.recv() => match event {
+                Some(Event::Disconnected { member, kind }) => {
+                    assert_eq!(member, "kv-0-0");
+                    kind
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_where_nothing_listens_is_told_as_refused() {
+        let port = ports::choose(1, &Default::default()).expect("a port")[0];
+        assert_eq!(first_word(format!("127.0.0.1:{port}"), async {}).await, Disconnect::Refused);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_closed_is_told_as_reset() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let kind = first_word(address, async move {
+            let (mut connection, _) = listener.accept().await.expect("a connection");
+            // The preface of HTTP/2: the client is through with connecting.
+            let _ = connection.read_exact(&mut [0; 24]).await;
+        });
+        assert_eq!(kind.await, Disconnect::Reset);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_accepts_and_says_nothing_is_told_as_silent() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        assert_eq!(first_word(address, async {}).await, Disconnect::Silent);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_not_answered_ends_in_time() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let envelope = crate::topology::message::Envelope {
+            cluster_id: crate::ident::ClusterId(1),
+            lineage: 1,
+            to: crate::ident::Sid(1),
+        };
+        let request = Request::Fence(crate::topology::message::FenceRequest { envelope, epoch: 1, drain: None });
+        let why = peer(address).send(request, Duration::from_millis(50)).await.expect_err("no answer");
+        assert!(why.contains("50 ms"), "{why}");
+    }
+}

@@ -1,0 +1,9 @@
+//! The client services over a stand-in for the replicated member, through real connections on loopback.
+
+mod bounds;
+mod garbage;
+mod operations;
+mod order;
+mod outcomes;
+mod reads;
+mod stand_in;
