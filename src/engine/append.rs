@@ -503,8 +503,12 @@ impl Shard {
         if self.shared.poison.is_set() {
             return Err(ChunkError::Failed);
         }
-        if !self.ready.load(Ordering::Acquire) && self.state() != ShardState::Amnesic {
-            return Err(ChunkError::NotReady(self.state()));
+        if !self.ready.load(Ordering::Acquire) {
+            // An amnesic shard catches up; a syncing one is filled from the start of a log, or after a full copy.
+            match self.state() {
+                ShardState::Amnesic | ShardState::Syncing | ShardState::Ready => {}
+                state => return Err(ChunkError::NotReady(state)),
+            }
         }
         let batches = self.check_chunk(chunk)?;
         let mut at = 0;

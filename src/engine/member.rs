@@ -400,6 +400,11 @@ impl Engine {
         })
     }
 
+    /// Whether puts are refused because the disk is full.
+    pub fn puts_refused(&self) -> bool {
+        self.shared.puts_refused.load(Ordering::Acquire)
+    }
+
     /// Waits until `shard` has synced `gsn` (or the engine failed); what a caller does who has nothing else to
     /// do meanwhile.
     pub fn wait_synced(&self, shard: &Shard, gsn: u64) -> Result<(), EngineError> {

@@ -70,6 +70,11 @@ impl Shard {
         self.log.lock().tail
     }
 
+    /// Gsn of the log's end; takes no lock.
+    pub fn tail_gsn(&self) -> Gsn {
+        self.tail_gsn.load(Ordering::Acquire)
+    }
+
     /// Highest gsn that is durable here, as the options' durability defines it: synced, or with `Os` written.
     pub fn durable_gsn(&self) -> Gsn {
         let gsn = if self.shared.relaxed() { &self.tail_gsn } else { &self.synced_gsn };

@@ -71,6 +71,18 @@ impl Port {
     ) -> Arc<Self> {
         Arc::new(Self { name, protocol, max_connections, max_in_flight_bytes, counts: PortCounts::default() })
     }
+
+    /// Counts a connection that arrived; false: there are too many, close it.
+    pub(crate) fn admit(&self, peer: SocketAddr) -> bool {
+        let counts = &self.counts;
+        counts.accepted.fetch_add(1, Ordering::Relaxed);
+        if counts.open.load(Ordering::Relaxed) < self.max_connections {
+            return true;
+        }
+        counts.refused.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(port = self.name, %peer, limit = self.max_connections, "connection refused: too many are open");
+        false
+    }
 }
 
 /// Accepts until dropped. Running out of file descriptors is waited out, not fatal.
@@ -90,16 +102,7 @@ impl GuardedListener {
         loop {
             match self.tcp.accept().await {
                 Ok((stream, peer)) => {
-                    let counts = &self.port.counts;
-                    counts.accepted.fetch_add(1, Ordering::Relaxed);
-                    if counts.open.load(Ordering::Relaxed) >= self.port.max_connections {
-                        counts.refused.fetch_add(1, Ordering::Relaxed);
-                        tracing::warn!(
-                            port = self.port.name,
-                            %peer,
-                            limit = self.port.max_connections,
-                            "connection refused: too many are open"
-                        );
+                    if !self.port.admit(peer) {
                         continue;
                     }
                     // Small answers must not wait for more to come (Nagle).
@@ -157,7 +160,7 @@ pub(crate) struct GuardedStream {
 }
 
 impl GuardedStream {
-    fn new(tcp: TcpStream, peer: SocketAddr, port: Arc<Port>) -> Self {
+    pub(crate) fn new(tcp: TcpStream, peer: SocketAddr, port: Arc<Port>) -> Self {
         port.counts.open.fetch_add(1, Ordering::Relaxed);
         let framing = match port.protocol {
             Protocol::Http2 => Framing::Preface { matched: 0 },

@@ -7,6 +7,7 @@
 //! replica      the seam between the member and the client services
 //! kv_service   the Kv service's unary calls        kv_stream   its pipelined stream
 //! reads, scan, writes, watch                        what the operations are, without any waiting
+//! peer_port    the peer port's door                peer_service   its services
 //! listener, intake, admission                       what is let in: connections, frames, bytes
 //! errors       every refusal, typed
 //! http, health, metrics                             probes and measurements
@@ -24,6 +25,8 @@ mod kv_stream;
 mod listener;
 pub mod member;
 mod metrics;
+mod peer_port;
+mod peer_service;
 mod reads;
 pub mod replica;
 pub mod run;

@@ -131,6 +131,9 @@ impl NodeError {
     }
 }
 
+/// Connections on the peer port.
+const MAX_PEER_CONNECTIONS: usize = 256;
+
 /// Connections on the HTTP port.
 const MAX_HTTP_CONNECTIONS: usize = 256;
 
@@ -186,10 +189,11 @@ impl Node {
         let measured = Arc::new(Metrics::default());
         let buffered = Budget::new(limits.max_buffered_bytes);
         let client_port = Port::new("client", Protocol::Http2, limits.max_connections, limits.max_in_flight_bytes);
+        let peer_port = Port::new("peer", Protocol::Http2, MAX_PEER_CONNECTIONS, usize::MAX);
         let http_port = Port::new("http", Protocol::Http1, MAX_HTTP_CONNECTIONS, usize::MAX);
         let registry = metrics::registry(metrics::Sources {
             metrics: Arc::clone(&measured),
-            ports: vec![Arc::clone(&client_port), Arc::clone(&http_port)],
+            ports: vec![Arc::clone(&client_port), Arc::clone(&peer_port), Arc::clone(&http_port)],
             buffered: Arc::clone(&buffered),
             lifecycle: Arc::clone(&lifecycle),
             labels: vec![
@@ -240,7 +244,7 @@ impl Node {
         let (health, health_service) = tonic_health::server::health_reporter();
         let mut clients = AbortOnDrop(tokio::spawn(serve_clients(core, health_service, client, client_port, buffered)));
         let peers_member = Arc::clone(&member);
-        let mut peers = AbortOnDrop(tokio::spawn(async move { peers_member.serve_peer(peer).await }));
+        let mut peers = AbortOnDrop(tokio::spawn(async move { peers_member.serve_peer(peer, peer_port).await }));
         let failure = watch_health(Arc::clone(&replica), Arc::clone(&lifecycle), health.clone());
 
         tokio::select! {

@@ -40,9 +40,11 @@ impl Quorum {
         self.config.epoch
     }
 
-    /// The BARRIER of this epoch was appended to `shard` at `gsn`.
-    pub fn barrier_appended(&mut self, shard: u16, gsn: Gsn) {
+    /// The BARRIER of this epoch was appended to `shard` at `gsn`. Returns the new commit if it rose: the disk may
+    /// have been quicker than this call.
+    pub fn barrier_appended(&mut self, shard: u16, gsn: Gsn) -> Option<Gsn> {
         self.barrier[usize::from(shard)] = gsn;
+        self.count(usize::from(shard))
     }
 
     /// `sid` (a voter, the leader itself included; others are ignored) holds `shard` through `gsn` durably.
@@ -54,6 +56,10 @@ impl Quorum {
             return None;
         }
         *held = gsn;
+        self.count(s)
+    }
+
+    fn count(&mut self, s: usize) -> Option<Gsn> {
         let mut marks: Vec<Gsn> = self.durable[s].values().copied().collect();
         marks.sort_unstable_by(|a, b| b.cmp(a));
         let held_by_w = marks.get((self.config.write_quorum as usize).checked_sub(1)?).copied()?;
@@ -72,6 +78,16 @@ impl Quorum {
     /// Commit of every shard.
     pub fn commits(&self) -> &[Gsn] {
         &self.commit
+    }
+
+    /// Gsn of this epoch's BARRIER in `shard`; `Gsn::MAX` until it is appended.
+    pub fn barrier(&self, shard: u16) -> Gsn {
+        self.barrier[usize::from(shard)]
+    }
+
+    /// What every voter holds of `shard`.
+    pub fn held_by_all(&self, shard: u16) -> Gsn {
+        self.durable[usize::from(shard)].values().copied().min().unwrap_or(0)
     }
 
     /// What `sid` was told to hold of `shard`.

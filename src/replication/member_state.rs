@@ -1,0 +1,590 @@
+//! What the parts of a replicated member share: its rules' state, its term while it leads, and what it publishes.
+//!
+//! Locks: `core` is held for the length of a decision, never across I/O (the heartbeat thread takes it); a shard's
+//! append lock is held for one chunk, and taken once by FENCE between the promise in memory and reading the log's
+//! end, so that no append slips in after it was read. Order: append lock, then `core`.
+//!
+//! ```text
+//! engine threads --durable--> quorum --commit--> commit thread --> engine's index --applied--> progress
+//! followers' acknowledgements ---'                                                               |
+//! client services <------------------------------------------------------------------------------'
+//! ```
+//! Invariant: progress never tells an epoch together with figures of a later history: figures are read first.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::Weak;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::clock;
+use super::full_sync::Resume;
+use super::leadership::{LeaderAddress, LeaderHint, Leadership, ShardProgress};
+use super::rules::{Durable, MemberCore, MetaChange, Sightings, Staleness};
+use super::term::LeaderTerm;
+use crate::engine::{self, Engine, EngineError, EngineListener, NodeMeta, Shard, ShardState};
+use crate::net::peer::PeerSecret;
+use crate::position::{Epoch, Gsn};
+use crate::topology::message::{DataState, FollowerReport, HealthReport, InitState, LastConfig, Role, ShardReport};
+
+/// Who this member is to others.
+#[derive(Debug, Clone)]
+pub(crate) struct Addresses {
+    pub(crate) name: String,
+    pub(crate) client_address: String,
+    pub(crate) secret: PeerSecret,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct MemberState {
+    pub(crate) addresses: Addresses,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) core: Mutex<MemberCore>,
+    append_locks: Vec<Mutex<()>>,
+    term: ArcSwapOption<LeaderTerm>,
+    leadership: watch::Sender<Leadership>,
+    progress: Vec<watch::Sender<ShardProgress>>,
+    health_changes: watch::Sender<u64>,
+    commit_targets: Vec<AtomicU64>,
+    commit_due: Mutex<bool>,
+    commit_wake: Condvar,
+    /// Wakes the follower's acknowledging: something became durable or was applied.
+    pub(crate) held: Notify,
+    pub(crate) staleness: Mutex<Staleness>,
+    /// Largest shard time heard of.
+    known_time_ms: AtomicU64,
+    /// End of the lease, on the clock of [`clock::now`], in nanoseconds; 0: none.
+    lease_end: AtomicU64,
+    /// The epoch whose leader's log was verified to continue this one; 0: none.
+    pub(crate) joined: AtomicU64,
+    /// Equalled a leader's log once since the process started.
+    pub(crate) caught_up: AtomicBool,
+    /// The leader's process is gone, not merely silent.
+    leader_gone: AtomicBool,
+    followed_since: Mutex<Option<Duration>>,
+    /// SIGTERM arrived.
+    pub(crate) draining: AtomicBool,
+    /// Since when something is appended and not synced, nanoseconds; 0: nothing is.
+    unsynced_since: AtomicU64,
+    pub(crate) sightings: Mutex<Sightings>,
+    pub(crate) health_streams: AtomicUsize,
+    /// Full copies that were begun and may be resumed, by shard.
+    pub(crate) full_syncs: Mutex<HashMap<u16, Resume>>,
+    /// Ends everything.
+    pub(crate) stop: CancellationToken,
+}
+
+impl MemberState {
+    pub(crate) fn new(addresses: Addresses, engine: Arc<Engine>) -> Arc<Self> {
+        let now = clock::now();
+        let core = MemberCore::new(durable_of(&engine.meta()), engine.instance(), now);
+        let shards = engine.shards().len();
+        let known = engine.shards().iter().map(|s| s.committed_time_ms()).max().unwrap_or(0);
+        let leadership = Leadership::Following { epoch: core.promise(), leader: None };
+        let state = Arc::new(Self {
+            addresses,
+            core: Mutex::new(core),
+            append_locks: (0..shards).map(|_| Mutex::default()).collect(),
+            term: ArcSwapOption::empty(),
+            leadership: watch::Sender::new(leadership),
+            progress: (0..shards).map(|_| watch::Sender::new(ShardProgress::default())).collect(),
+            health_changes: watch::Sender::new(0),
+            commit_targets: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            commit_due: Mutex::new(false),
+            commit_wake: Condvar::new(),
+            held: Notify::new(),
+            staleness: Mutex::default(),
+            known_time_ms: AtomicU64::new(known),
+            lease_end: AtomicU64::new(0),
+            joined: AtomicU64::new(0),
+            caught_up: AtomicBool::new(false),
+            leader_gone: AtomicBool::new(false),
+            followed_since: Mutex::new(None),
+            draining: AtomicBool::new(false),
+            unsynced_since: AtomicU64::new(0),
+            sightings: Mutex::default(),
+            health_streams: AtomicUsize::new(0),
+            full_syncs: Mutex::default(),
+            stop: CancellationToken::new(),
+            engine,
+        });
+        for shard in state.engine.shards() {
+            state.publish_progress(shard);
+        }
+        state.engine.set_listener(Arc::new(Listener(Arc::downgrade(&state))));
+        state
+    }
+
+    pub(crate) fn shard(&self, shard: u16) -> &Arc<Shard> {
+        &self.engine.shards()[usize::from(shard)]
+    }
+
+    /// The lock under which a follower appends to a shard.
+    pub(crate) fn append_lock(&self, shard: u16) -> &Mutex<()> {
+        &self.append_locks[usize::from(shard)]
+    }
+
+    /// Returns once every append that was begun before has ended.
+    pub(crate) fn drain_appends(&self) {
+        for lock in &self.append_locks {
+            drop(lock.lock());
+        }
+    }
+
+    // --- the term -----------------------------------------------------------------------------------------
+
+    pub(crate) fn term(&self) -> Option<Arc<LeaderTerm>> {
+        self.term.load_full()
+    }
+
+    pub(crate) fn begin_term(&self, term: Arc<LeaderTerm>) {
+        self.lease_end.store(0, Ordering::Release);
+        self.term.store(Some(term));
+        self.refresh_lease(clock::now());
+    }
+
+    /// Ends the term, if there is one: nothing is appended or served from it any more.
+    pub(crate) fn end_term(&self) {
+        self.lease_end.store(0, Ordering::Release);
+        if let Some(term) = self.term.swap(None) {
+            for shard in self.engine.shards() {
+                shard.close_epoch();
+            }
+            term.ended.cancel();
+            term.moved.notify_waiters();
+            term.heard.notify_waiters();
+        }
+    }
+
+    /// Tells everybody that the role or the leader changed.
+    pub(crate) fn publish_roles(&self) {
+        // Figures first, then the epoch: see the module's invariant.
+        for shard in self.engine.shards() {
+            self.publish_progress(shard);
+        }
+        let now = self.leadership_now();
+        self.leadership.send_if_modified(|told| {
+            let changed = *told != now;
+            *told = now;
+            changed
+        });
+        self.health_changed();
+    }
+
+    pub(crate) fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.subscribe()
+    }
+
+    fn leadership_now(&self) -> Leadership {
+        if let Some(term) = self.term.load().as_ref() {
+            let epoch = term.epoch();
+            if term.draining.load(Ordering::Acquire) {
+                return Leadership::Draining { epoch };
+            }
+            return Leadership::Leading { epoch, serving: term.serving.load(Ordering::Acquire) };
+        }
+        let core = self.core.lock();
+        let leader = core.following().map(|following| LeaderAddress {
+            name: following.leader.name.clone(),
+            sid: following.leader.sid,
+            client_address: following.leader_client_address.clone(),
+        });
+        Leadership::Following { epoch: core.promise(), leader }
+    }
+
+    /// Who to ask instead.
+    pub(crate) fn hint(&self) -> LeaderHint {
+        match &*self.leadership.borrow() {
+            Leadership::Following { epoch, leader } => LeaderHint { epoch: *epoch, leader: leader.clone() },
+            Leadership::Leading { epoch, .. } | Leadership::Draining { epoch } => {
+                LeaderHint { epoch: *epoch, leader: None }
+            }
+        }
+    }
+
+    // --- commit and progress ------------------------------------------------------------------------------
+
+    /// Everything of `shard` up to `gsn` is committed, and the log here agrees up to it.
+    pub(crate) fn raise_commit(&self, shard: u16, gsn: Gsn) {
+        if self.commit_targets[usize::from(shard)].fetch_max(gsn, Ordering::AcqRel) < gsn {
+            self.wake_commits();
+        }
+    }
+
+    /// Lets the commit thread look again.
+    pub(crate) fn wake_commits(&self) {
+        *self.commit_due.lock() = true;
+        self.commit_wake.notify_one();
+    }
+
+    /// The commit thread: moves what is committed into the index, until the member stops.
+    pub(crate) fn run_commits(self: &Arc<Self>) {
+        while !self.stop.is_cancelled() {
+            let hold = self.lease_wait_remaining();
+            {
+                let mut due = self.commit_due.lock();
+                match hold {
+                    // Nothing that this leader commits may be seen before every older lease has ended.
+                    Some(hold) => {
+                        self.commit_wake.wait_for(&mut due, hold);
+                        *due = true;
+                        continue;
+                    }
+                    None if !*due => {
+                        self.commit_wake.wait(&mut due);
+                        continue;
+                    }
+                    None => *due = false,
+                }
+            }
+            for shard in self.engine.shards() {
+                let target = self.commit_targets[usize::from(shard.id())].load(Ordering::Acquire);
+                if target > shard.commit() {
+                    shard.advance_commit(target);
+                    self.publish_progress(shard);
+                }
+            }
+            self.check_serving();
+            if let Some(term) = self.term.load().as_ref() {
+                term.moved.notify_waiters();
+            }
+        }
+    }
+
+    fn lease_wait_remaining(&self) -> Option<Duration> {
+        let core = self.core.lock();
+        core.lease().map(|lease| lease.wait_remaining(clock::now())).filter(|wait| !wait.is_zero())
+    }
+
+    /// Whether the BARRIERs are committed and shown: from then on the leader serves.
+    fn check_serving(&self) {
+        let term = self.term.load();
+        let Some(term) = term.as_ref() else { return };
+        if term.serving.load(Ordering::Acquire) {
+            return;
+        }
+        let shown = {
+            let quorum = term.quorum.lock();
+            quorum.serving() && self.engine.shards().iter().all(|s| s.applied() >= quorum.barrier(s.id()))
+        };
+        if shown {
+            term.serving.store(true, Ordering::Release);
+            self.caught_up.store(true, Ordering::Release);
+            self.refresh_lease(clock::now());
+            tracing::info!(epoch = term.epoch(), "leads and serves");
+            self.publish_roles();
+        }
+    }
+
+    pub(crate) fn progress(&self, shard: u16) -> watch::Receiver<ShardProgress> {
+        self.progress[usize::from(shard)].subscribe()
+    }
+
+    pub(crate) fn publish_progress(&self, shard: &Shard) {
+        let (applied, commit) = (shard.applied(), shard.commit());
+        let (durable, tail) = (shard.durable_gsn(), shard.tail_gsn());
+        let acked_by_all = self.acked_by_all(shard.id());
+        let epoch = self.core.lock().promise();
+        let now = ShardProgress { epoch, applied, commit, durable, tail, acked_by_all };
+        self.progress[usize::from(shard.id())].send_if_modified(|told| {
+            let changed = ShardProgress { tail, ..*told } != now;
+            *told = now;
+            changed
+        });
+    }
+
+    /// Highest gsn of `shard` that every voter holds; 0 unless this member leads.
+    pub(crate) fn acked_by_all(&self, shard: u16) -> Gsn {
+        self.term.load().as_ref().map_or(0, |term| term.quorum.lock().held_by_all(shard))
+    }
+
+    // --- leases and time ----------------------------------------------------------------------------------
+
+    /// Reckons the lease anew.
+    pub(crate) fn refresh_lease(&self, now: Duration) {
+        let core = self.core.lock();
+        let end = match core.lease() {
+            Some(lease) if core.role() == Role::Leader => lease.end(now),
+            _ => None,
+        };
+        // Stored under the lock: whoever releases the lease does so under it and stores zero.
+        self.lease_end.store(end.map_or(0, nanos), Ordering::Release);
+    }
+
+    /// Gives the lease up: no read is served by it any more.
+    pub(crate) fn release_lease(&self) {
+        let mut core = self.core.lock();
+        if let Some(lease) = core.lease_mut() {
+            lease.release();
+        }
+        self.lease_end.store(0, Ordering::Release);
+    }
+
+    /// Whether a read taken before this call may be answered.
+    pub(crate) fn lease_valid(&self) -> bool {
+        let end = self.lease_end.load(Ordering::Acquire);
+        end != 0
+            && nanos(clock::now()) < end
+            && self.term.load().as_ref().is_some_and(|term| term.serving.load(Ordering::Acquire))
+    }
+
+    /// Shard time as leader; else the largest known.
+    pub(crate) fn shard_time_ms(&self) -> u64 {
+        match self.term.load().as_ref() {
+            Some(term) => term.shard_time.at(clock::now(), clock::wall_ms()),
+            None => self.known_time_ms(),
+        }
+    }
+
+    /// Largest shard time that this member knows of.
+    pub(crate) fn known_time_ms(&self) -> u64 {
+        self.known_time_ms.load(Ordering::Acquire)
+    }
+
+    /// A leader's shard time was heard.
+    pub(crate) fn heard_time(&self, time_ms: u64) {
+        self.known_time_ms.fetch_max(time_ms, Ordering::AcqRel);
+    }
+
+    /// So much shard time is known to W voters.
+    pub(crate) fn commit_time(&self, time_ms: u64) {
+        self.heard_time(time_ms);
+        for shard in self.engine.shards() {
+            shard.note_committed_time(time_ms);
+        }
+    }
+
+    // --- following ----------------------------------------------------------------------------------------
+
+    /// Follows someone from now on, or nobody.
+    pub(crate) fn following_changed(&self, following: bool) {
+        self.joined.store(0, Ordering::Release);
+        self.leader_gone.store(false, Ordering::Release);
+        *self.followed_since.lock() = following.then(clock::now);
+        self.staleness.lock().reset();
+    }
+
+    /// The leader's process was found gone, or back.
+    pub(crate) fn set_leader_gone(&self, gone: bool) {
+        if self.leader_gone.swap(gone, Ordering::AcqRel) != gone {
+            self.health_changed();
+        }
+    }
+
+    /// Age of the oldest batch that is not synced.
+    pub(crate) fn sync_stall(&self) -> Duration {
+        match self.unsynced_since.load(Ordering::Acquire) {
+            0 => Duration::ZERO,
+            since => clock::now().saturating_sub(Duration::from_nanos(since)),
+        }
+    }
+
+    // --- health -------------------------------------------------------------------------------------------
+
+    pub(crate) fn health_changed(&self) {
+        self.health_changes.send_modify(|n| *n += 1);
+    }
+
+    pub(crate) fn health_changes(&self) -> watch::Receiver<u64> {
+        self.health_changes.subscribe()
+    }
+
+    /// What controllers are told.
+    pub(crate) fn health(&self) -> HealthReport {
+        let now = clock::now();
+        let shards: Vec<_> = self.engine.shards().iter().map(|shard| shard_report(shard)).collect();
+        let term = self.term();
+        let followers = term.as_ref().map(|term| self.follower_reports(term, now)).unwrap_or_default();
+        let followed_since = *self.followed_since.lock();
+        let core = self.core.lock();
+        HealthReport {
+            standing: core.standing(),
+            role: core.role(),
+            leader: core.following().map(|following| following.leader.sid),
+            shards,
+            leader_silence: core
+                .following()
+                .and_then(|_| core.leader_silence(now).or(followed_since.map(|since| now.saturating_sub(since)))),
+            leader_gone: core.following().is_some() && self.leader_gone.load(Ordering::Acquire),
+            cannot_commit: core.lease().map_or(Duration::ZERO, |lease| lease.cannot_commit(now)),
+            followers,
+            draining: self.draining.load(Ordering::Acquire),
+            sync_stall: self.sync_stall(),
+            disk_full: self.engine.puts_refused(),
+            caught_up: self.caught_up.load(Ordering::Acquire),
+            serving: term.is_some_and(|term| term.serving.load(Ordering::Acquire)),
+        }
+    }
+
+    fn follower_reports(&self, term: &LeaderTerm, now: Duration) -> Vec<FollowerReport> {
+        let followers: Vec<_> = term.followers.lock().values().cloned().collect();
+        followers
+            .iter()
+            .map(|follower| {
+                let durable: Vec<Gsn> = follower.durable.iter().map(|gsn| gsn.load(Ordering::Acquire)).collect();
+                let mut report = FollowerReport {
+                    sid: follower.sid,
+                    connected: follower.connected.load(Ordering::Acquire),
+                    in_sync: follower.in_sync(),
+                    lag_entries: 0,
+                    lag_bytes: 0,
+                    lag_ms: 0,
+                    durable,
+                };
+                for (shard, &held) in self.engine.shards().iter().zip(&report.durable) {
+                    let tail = shard.tail_gsn();
+                    report.lag_entries += tail.saturating_sub(held);
+                    report.lag_bytes += shard.log_bytes_between(held, tail);
+                    let age = term.age_above(shard.id(), held, tail, now);
+                    report.lag_ms = report.lag_ms.max(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+                }
+                report
+            })
+            .collect()
+    }
+
+    /// Per shard, as FENCE replies tell it.
+    pub(crate) fn shard_reports(&self) -> Vec<ShardReport> {
+        self.engine.shards().iter().map(|shard| shard_report(shard)).collect()
+    }
+
+    /// Persists a change of what must be durable. Called by one thread at a time (the promises').
+    pub(crate) fn persist(&self, change: &MetaChange) -> Result<(), EngineError> {
+        if change.is_empty() {
+            return Ok(());
+        }
+        let mut durable = self.core.lock().durable().clone();
+        change.apply(&mut durable);
+        self.engine.update_meta(|meta| {
+            meta.cluster_id = durable.cluster_id;
+            meta.lineage = durable.lineage;
+            meta.promised = durable.promised;
+            meta.led = durable.led;
+            meta.init = match durable.init {
+                InitState::None => engine::InitState::None,
+                InitState::Started => engine::InitState::Started,
+                InitState::Done => engine::InitState::Done,
+            };
+            meta.last_config = durable.last_config.as_ref().map(|config| engine::LastConfig {
+                epoch: config.epoch,
+                voters: config.voters.clone(),
+                write_quorum: config.write_quorum,
+                min_voters: config.min_voters,
+            });
+        })?;
+        Ok(())
+    }
+
+    /// A rule of the protocol was found broken: the shard's data is kept and takes no part any more.
+    pub(crate) fn quarantine(&self, shard: u16, reason: String) {
+        tracing::error!(shard, reason, "ALARM: the shard is quarantined; its data is kept as it is");
+        if let Err(error) = self.shard(shard).set_state(ShardState::Quarantined { reason }) {
+            tracing::error!(shard, %error, "the quarantine could not be persisted");
+        }
+        self.health_changed();
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn durable_of(meta: &NodeMeta) -> Durable {
+    Durable {
+        cluster_id: meta.cluster_id,
+        lineage: meta.lineage,
+        sid: meta.sid,
+        open_count: meta.open_count,
+        init: match meta.init {
+            engine::InitState::None => InitState::None,
+            engine::InitState::Started => InitState::Started,
+            engine::InitState::Done => InitState::Done,
+        },
+        promised: meta.promised,
+        led: meta.led,
+        last_config: meta.last_config.as_ref().map(|config| LastConfig {
+            epoch: config.epoch,
+            voters: config.voters.clone(),
+            write_quorum: config.write_quorum,
+            min_voters: config.min_voters,
+        }),
+    }
+}
+
+/// The state of a shard as votes see it.
+pub(crate) fn data_state(state: &ShardState) -> DataState {
+    match state {
+        ShardState::Blank => DataState::Blank,
+        ShardState::Syncing => DataState::Syncing,
+        ShardState::Ready => DataState::Ready,
+        ShardState::Amnesic => DataState::Amnesic,
+        ShardState::Quarantined { .. } => DataState::Quarantined,
+    }
+}
+
+fn shard_report(shard: &Shard) -> ShardReport {
+    ShardReport {
+        state: data_state(&shard.state()),
+        tail: shard.tail(),
+        commit: shard.commit(),
+        durable: shard.durable_gsn(),
+        log_floor: shard.log_floor(),
+        tombstone_floor: shard.tombstone_floor(),
+    }
+}
+
+/// The engine's word, handed on.
+struct Listener(Weak<MemberState>);
+
+impl EngineListener for Listener {
+    fn appended(&self, shard: u16, tail: Gsn) {
+        let Some(state) = self.0.upgrade() else { return };
+        if state.unsynced_since.load(Ordering::Relaxed) == 0 {
+            let _ = state.unsynced_since.compare_exchange(0, nanos(clock::now()), Ordering::AcqRel, Ordering::Relaxed);
+        }
+        if let Some(term) = state.term.load().as_ref() {
+            term.sample(shard, tail, clock::now());
+            term.moved.notify_waiters();
+        }
+    }
+
+    fn durable(&self, shard: u16, gsn: Gsn) {
+        let Some(state) = self.0.upgrade() else { return };
+        // What was appended meanwhile is younger than this sync.
+        let behind = state.shard(shard).tail_gsn() > gsn;
+        state.unsynced_since.store(if behind { nanos(clock::now()) } else { 0 }, Ordering::Release);
+        match state.term.load().as_ref() {
+            Some(term) => {
+                if let Some(commit) = term.held(term.own, shard, gsn) {
+                    state.raise_commit(shard, commit);
+                }
+                state.publish_progress(state.shard(shard));
+            }
+            None => state.held.notify_one(),
+        }
+    }
+
+    fn applied(&self, shard: u16, _gsn: Gsn) {
+        let Some(state) = self.0.upgrade() else { return };
+        state.publish_progress(state.shard(shard));
+        if state.term.load().is_some() {
+            state.check_serving();
+        } else {
+            let applied: Vec<Gsn> = state.engine.shards().iter().map(|shard| shard.applied()).collect();
+            state.staleness.lock().applied(&applied);
+            state.held.notify_one();
+        }
+    }
+
+    fn failed(&self, reason: &str) {
+        let Some(state) = self.0.upgrade() else { return };
+        tracing::error!(reason, "the engine has failed: this member stops serving");
+        state.health_changed();
+    }
+}

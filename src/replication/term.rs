@@ -1,0 +1,229 @@
+//! A term of leadership as it runs: the quorum's counting, the followers, and what wakes whom.
+//!
+//! One value from PROMOTE to the end of the epoch. Whoever holds it after that counts into the void: a commit
+//! counted late is still a commit (its W voters held the entry before they promised anything newer), and nothing
+//! new is appended, because the engine's epoch is closed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::rules::{Quorum, Term};
+use super::shard_time::ShardTime;
+use crate::ident::Sid;
+use crate::position::{Epoch, Gsn};
+
+/// Samples of when a log ended where; the oldest unacknowledged entry's age is told from them.
+const SAMPLES: usize = 1024;
+/// At most one sample in this time.
+const SAMPLE_EVERY: Duration = Duration::from_millis(5);
+/// Heartbeat rounds whose send times are remembered.
+const ROUNDS: usize = 256;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct LeaderTerm {
+    pub(crate) term: Term,
+    pub(crate) own: Sid,
+    pub(crate) quorum: Mutex<Quorum>,
+    pub(crate) shard_time: ShardTime,
+    pub(crate) followers: Mutex<BTreeMap<Sid, Arc<Follower>>>,
+    /// Wakes shippers: something was appended or committed.
+    pub(crate) moved: Notify,
+    /// Wakes whoever waits for a round of heartbeats to be acknowledged.
+    pub(crate) heard: Notify,
+    /// Wakes the heartbeat thread for a round out of turn.
+    pub(crate) ask_round: Notify,
+    /// The newest round of heartbeats.
+    pub(crate) round: watch::Sender<u64>,
+    /// Send times by round.
+    rounds: Mutex<VecDeque<(u64, Duration)>>,
+    /// Per shard: when its log ended where.
+    samples: Vec<Mutex<VecDeque<(Gsn, Duration)>>>,
+    /// Writes wait: leadership is being given away.
+    pub(crate) draining: AtomicBool,
+    /// No write quorum has answered for a while: new writes are refused.
+    pub(crate) suspended: AtomicBool,
+    /// The BARRIERs are committed and applied and older leases have ended.
+    pub(crate) serving: AtomicBool,
+    /// Per voter: the shard time it knows.
+    times: Mutex<BTreeMap<Sid, u64>>,
+    /// Ends with the term.
+    pub(crate) ended: CancellationToken,
+}
+
+/// A follower or learner as its leader knows it.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    pub(crate) sid: Sid,
+    pub(crate) name: String,
+    pub(crate) client_address: String,
+    pub(crate) connected: AtomicBool,
+    /// Whole on every shard when it said hello.
+    pub(crate) whole: bool,
+    /// What it must hold per shard to be in sync: the leader's log's end when it said hello.
+    pub(crate) goal: Vec<Gsn>,
+    pub(crate) durable: Vec<AtomicU64>,
+    pub(crate) applied: Vec<AtomicU64>,
+    /// Ends its stream.
+    pub(crate) session: CancellationToken,
+}
+
+impl Follower {
+    /// Whole, connected, and through what the leader had when it said hello.
+    pub(crate) fn in_sync(&self) -> bool {
+        self.whole
+            && self.connected.load(Ordering::Acquire)
+            && self.goal.iter().zip(&self.durable).all(|(goal, durable)| durable.load(Ordering::Acquire) >= *goal)
+    }
+}
+
+impl LeaderTerm {
+    pub(crate) fn new(term: Term, own: Sid, commits: Vec<Gsn>, shard_time: ShardTime) -> Self {
+        let shards = commits.len();
+        Self {
+            quorum: Mutex::new(Quorum::new(term.config.clone(), commits)),
+            term,
+            own,
+            shard_time,
+            followers: Mutex::default(),
+            moved: Notify::new(),
+            heard: Notify::new(),
+            ask_round: Notify::new(),
+            round: watch::Sender::new(0),
+            rounds: Mutex::default(),
+            samples: (0..shards).map(|_| Mutex::default()).collect(),
+            draining: AtomicBool::new(false),
+            suspended: AtomicBool::new(false),
+            serving: AtomicBool::new(false),
+            times: Mutex::default(),
+            ended: CancellationToken::new(),
+        }
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.term.config.epoch
+    }
+
+    /// `sid` holds `shard` through `gsn` durably: the new commit, if it rose.
+    pub(crate) fn held(&self, sid: Sid, shard: u16, gsn: Gsn) -> Option<Gsn> {
+        self.quorum.lock().held(sid, shard, gsn)
+    }
+
+    /// Begins a round of heartbeats at `now`; its number.
+    pub(crate) fn begin_round(&self, now: Duration) -> u64 {
+        let mut rounds = self.rounds.lock();
+        let number = rounds.back().map_or(1, |(number, _)| number + 1);
+        rounds.push_back((number, now));
+        if rounds.len() > ROUNDS {
+            rounds.pop_front();
+        }
+        drop(rounds);
+        self.round.send_replace(number);
+        number
+    }
+
+    /// When a round was sent, if it is still remembered.
+    pub(crate) fn round_sent(&self, number: u64) -> Option<Duration> {
+        let rounds = self.rounds.lock();
+        let first = rounds.front()?.0;
+        let index = usize::try_from(number.checked_sub(first)?).ok()?;
+        rounds.get(index).map(|(_, sent)| *sent)
+    }
+
+    /// The log of `shard` ends at `tail` at `now`.
+    pub(crate) fn sample(&self, shard: u16, tail: Gsn, now: Duration) {
+        let Some(samples) = self.samples.get(usize::from(shard)) else { return };
+        let mut samples = samples.lock();
+        if samples.back().is_some_and(|(_, at)| now.saturating_sub(*at) < SAMPLE_EVERY) {
+            return;
+        }
+        samples.push_back((tail, now));
+        if samples.len() > SAMPLES {
+            samples.pop_front();
+        }
+    }
+
+    /// Age of the oldest entry of `shard` above `held`; zero if there is none. Exact to [`SAMPLE_EVERY`].
+    pub(crate) fn age_above(&self, shard: u16, held: Gsn, tail: Gsn, now: Duration) -> Duration {
+        if held >= tail {
+            return Duration::ZERO;
+        }
+        let samples = self.samples[usize::from(shard)].lock();
+        let first = samples.partition_point(|(tail, _)| *tail <= held);
+        samples.get(first).map_or(Duration::ZERO, |(_, at)| now.saturating_sub(*at))
+    }
+
+    /// `sid` knows shard time `time_ms`: the time that W voters know now, itself at `own_ms` included.
+    pub(crate) fn time_known(&self, sid: Sid, time_ms: u64, own_ms: u64) -> u64 {
+        let config = &self.term.config;
+        let mut times = self.times.lock();
+        if config.voters.contains(&sid) {
+            let known = times.entry(sid).or_default();
+            *known = (*known).max(time_ms);
+        }
+        let mut all: Vec<u64> = config
+            .voters
+            .iter()
+            .map(|voter| if *voter == self.own { own_ms } else { times.get(voter).copied().unwrap_or(0) })
+            .collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        (config.write_quorum as usize).checked_sub(1).and_then(|w| all.get(w).copied()).unwrap_or(0)
+    }
+
+    /// Whether `sid` votes.
+    pub(crate) fn is_voter(&self, sid: Sid) -> bool {
+        self.term.config.voters.contains(&sid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::message::LastConfig;
+
+    const fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn term() -> LeaderTerm {
+        let config = LastConfig { epoch: 2, voters: vec![Sid(1), Sid(2), Sid(3)], write_quorum: 2, min_voters: 2 };
+        let term = Term { config, members: vec![], shard_time_ms: 0 };
+        LeaderTerm::new(term, Sid(1), vec![0], ShardTime::new(1, ms(0), 0))
+    }
+
+    #[test]
+    fn the_age_of_the_oldest_unacknowledged_entry_is_told_from_samples() {
+        let t = term();
+        for i in 1..=10 {
+            t.sample(0, i * 10, ms(i * 100));
+        }
+        assert_eq!(t.age_above(0, 100, 100, ms(2000)), ms(0));
+        assert_eq!(t.age_above(0, 99, 100, ms(2000)), ms(1000));
+        assert_eq!(t.age_above(0, 10, 100, ms(2000)), ms(1800));
+    }
+
+    #[test]
+    fn committed_time_is_what_w_voters_know() {
+        let t = term();
+        assert_eq!(t.time_known(Sid(2), 5, 9), 5);
+        assert_eq!(t.time_known(Sid(3), 7, 9), 7);
+        assert_eq!(t.time_known(Sid(77), 100, 9), 7, "a learner does not count");
+    }
+
+    #[test]
+    fn rounds_remember_when_they_were_sent() {
+        let t = term();
+        for i in 1..=300 {
+            assert_eq!(t.begin_round(ms(i)), i);
+        }
+        assert_eq!(t.round_sent(300), Some(ms(300)));
+        assert_eq!(t.round_sent(44), None);
+        assert_eq!(t.round_sent(301), None);
+    }
+}
