@@ -2,6 +2,7 @@
 
 mod bounds;
 mod garbage;
+mod members;
 mod operations;
 mod order;
 mod outcomes;
