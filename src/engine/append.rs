@@ -480,11 +480,7 @@ impl Shard {
 
     /// Makes the epochs of the log those that versions are told by.
     pub(crate) fn publish_epochs(&self, log: &Log) {
-        self.view.rcu(|view| View {
-            segments: view.segments.clone(),
-            epochs: log.epochs.clone(),
-            ordered: view.ordered.clone(),
-        });
+        self.view.rcu(|view| View { epochs: log.epochs.clone(), ..view.as_ref().clone() });
     }
 
     /// After the lock: tells scheduler and listener.

@@ -102,10 +102,10 @@ impl Shard {
             (Kind::Put, Some(hash)) => {
                 let (tree, key) = (record.tree(), record.key());
                 let old = match resolved {
-                    Some(old) if self.index.insert_or_replace(hash, Some(old), location) => Some(old),
+                    Some(old) if view.index.insert_or_replace(hash, Some(old), location) => Some(old),
                     _ => loop {
                         let old = self.locate(view, hash, tree, key);
-                        if self.index.insert_or_replace(hash, old, location) {
+                        if view.index.insert_or_replace(hash, old, location) {
                             break old;
                         }
                     },
@@ -119,7 +119,7 @@ impl Shard {
                 let (tree, key) = (record.tree(), record.key());
                 let old = loop {
                     match self.locate(view, hash, tree, key) {
-                        Some(old) if !self.index.remove(hash, old) => {}
+                        Some(old) if !view.index.remove(hash, old) => {}
                         old => break old,
                     }
                 };
@@ -147,7 +147,7 @@ impl Shard {
     /// Where a key is now.
     fn locate(&self, view: &View, hash: u64, tree: u16, key: &[u8]) -> Option<Location> {
         let mut stale = false;
-        let found = self.index.get(hash, |at| {
+        let found = view.index.get(hash, |at| {
             stale |= view.segment(at.segment).is_none();
             view.is_key(at, tree, key)
         });
@@ -181,7 +181,7 @@ impl Shard {
                 ordered.resize(slot + 1, None);
             }
             ordered[slot].get_or_insert_with(|| fresh.clone());
-            View { segments: view.segments.clone(), epochs: view.epochs.clone(), ordered }
+            View { ordered, ..view.as_ref().clone() }
         });
         self.view.load().ordered.get(slot).cloned().flatten()
     }

@@ -70,14 +70,14 @@ impl Shard {
         let mut values = Vec::with_capacity(keys.len());
         for group in keys.chunks(GROUP) {
             let mut hashes = [0; GROUP];
+            let view = self.view.load();
             for (hash, key) in hashes.iter_mut().zip(group) {
                 *hash = self.shared.hash(tree.0, key);
-                self.index.prefetch(*hash);
+                view.index.prefetch(*hash);
             }
             // The first candidate of each key is nearly always the record: fetched while others are probed.
-            let view = self.view.load();
             for hash in &hashes[..group.len()] {
-                self.index.get(*hash, |location| {
+                view.index.get(*hash, |location| {
                     if let Some(segment) = view.segment(location.segment) {
                         prefetch(segment.bytes(), location.offset_bytes());
                     }

@@ -27,6 +27,9 @@ pub(crate) struct Segment {
     /// Its place in the shard's segment table, as locations name it.
     pub(crate) slot: u32,
     pub(crate) header: SegmentHeader,
+    /// Its file's id here. What a full sync brought keeps the header (and the notes that name it) of the
+    /// member that wrote it.
+    id: u32,
     opened: OnceLock<Opened>,
     /// Bytes that may be read.
     written: AtomicU64,
@@ -54,9 +57,15 @@ struct Opened {
 impl Segment {
     /// A segment without a file yet.
     pub(crate) fn planned(slot: u32, header: SegmentHeader) -> Self {
+        Self::under_id(slot, header.file_id, header)
+    }
+
+    /// As [`Self::planned`], with an id that is not the header's.
+    pub(crate) fn under_id(slot: u32, id: u32, header: SegmentHeader) -> Self {
         Self {
             slot,
             header,
+            id,
             opened: OnceLock::new(),
             written: AtomicU64::new(0),
             zeroed: AtomicU64::new(0),
@@ -80,7 +89,7 @@ impl Segment {
 
     /// Its file's id.
     pub(crate) fn id(&self) -> u32 {
-        self.header.file_id
+        self.id
     }
 
     /// Gsn of its first entry.
@@ -263,10 +272,12 @@ pub(crate) fn io_error(operation: &'static str, path: &Path) -> impl FnOnce(std:
     move |source| EngineError::Io { operation, path, source }
 }
 
-/// What a read needs beside the index: the segments by slot, and the epochs that turn gsns into versions.
-/// Replaced whole, so that a reader works on one consistent value without a lock.
-#[derive(Debug, Default)]
+/// What a read needs: the index, the segments by slot that its locations name, and the epochs that turn gsns
+/// into versions. Replaced whole, so that a reader works on one consistent value without a lock.
+#[derive(Debug, Default, Clone)]
 pub(crate) struct View {
+    /// Where the newest committed record of a key is; another one only after a full sync.
+    pub(crate) index: Arc<super::index::HashIndex>,
     pub(crate) segments: Vec<Option<Arc<Segment>>>,
     pub(crate) epochs: EpochTable,
     /// The trees' ordered indexes by tree id.
@@ -292,7 +303,7 @@ impl View {
             segments.resize(slot + 1, None);
         }
         segments[slot] = Some(segment);
-        Self { segments, epochs: self.epochs.clone(), ordered: self.ordered.clone() }
+        Self { segments, ..self.clone() }
     }
 
     /// Whether a record is of this tree and key.

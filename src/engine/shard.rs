@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use super::error::EngineError;
 use super::files::Files;
 use super::format::record::Record;
-use super::index::{HashIndex, Location};
+use super::index::Location;
 use super::log::Log;
 use super::segment::{Segment, View};
 use super::shard_state::ShardState;
@@ -33,7 +33,6 @@ pub struct Shard {
     pub(crate) apply: Mutex<()>,
     pub(crate) log: Mutex<Log>,
     pub(crate) view: ArcSwap<View>,
-    pub(crate) index: HashIndex,
     /// Whether the state is Ready.
     pub(crate) ready: AtomicBool,
     pub(crate) synced_gsn: AtomicU64,
@@ -118,12 +117,12 @@ impl Shard {
 
     /// Keys with a value, expired ones included until compaction drops them.
     pub fn keys(&self) -> u64 {
-        self.index.len()
+        self.view.load().index.len()
     }
 
     /// Memory of the hash index, in bytes.
     pub fn index_bytes(&self) -> u64 {
-        self.index.memory_bytes()
+        self.view.load().index.memory_bytes()
     }
 
     /// Log bytes in `(from, to]`, estimated from the segments' sizes.
@@ -168,7 +167,7 @@ impl Shard {
         loop {
             let view = self.view.load();
             let mut stale = false;
-            let location = self.index.get(hash, |location| match view.segment(location.segment) {
+            let location = view.index.get(hash, |location| match view.segment(location.segment) {
                 Some(segment) => {
                     segment.peek(location.offset_bytes()).is_some_and(|r| r.tree() == tree && r.key() == key)
                 }

@@ -46,7 +46,7 @@ impl VerifyReport {
 impl Shard {
     /// Reads every record and checks it, and that the log's segments join.
     pub fn verify(&self) -> VerifyReport {
-        let mut report = VerifyReport { shard: self.id, live_keys: self.index.len(), ..VerifyReport::default() };
+        let mut report = VerifyReport { shard: self.id, live_keys: self.keys(), ..VerifyReport::default() };
         let segments = self.log_segments();
         let mut tail = None;
         for segment in segments.iter().filter(|segment| segment.is_open()) {

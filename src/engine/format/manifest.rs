@@ -4,6 +4,8 @@
 //! ids are never used again. Bytes beyond a recorded length are never looked at, so that truncation touches
 //! no file.
 
+use std::collections::BTreeSet;
+
 use super::codec::{Reader, Short, Writer};
 use super::notes::{kind_from_byte, kind_to_byte};
 use super::{FORMAT_LEVEL, FORMAT_MAX, FORMAT_MIN};
@@ -52,6 +54,8 @@ pub(crate) struct Manifest {
     pub(crate) epochs: EpochTable,
     /// Log files by gsn, then outputs of compaction.
     pub(crate) files: Vec<FileEntry>,
+    /// Files that a full sync brought: their headers and notes name the id they had where they were written.
+    pub(crate) adopted: BTreeSet<u32>,
     /// Files that are no longer part of the shard and may still be there.
     pub(crate) drops: Vec<u32>,
     /// Trees whose creation is committed (shard 0 only).
@@ -76,7 +80,8 @@ impl Manifest {
         }
         for file in &self.files {
             let end = file.end.unwrap_or(FileEnd { len: 0, last: LogTail::default() });
-            w.u32(file.id).u8(u8::from(file.compacted)).u8(u8::from(file.end.is_some())).u16(0);
+            w.u32(file.id).u8(u8::from(file.compacted)).u8(u8::from(file.end.is_some()));
+            w.u16(u16::from(self.adopted.contains(&file.id)));
             w.u64(file.before.last.gsn).u64(file.before.last.epoch).u32(file.before.chain).u32(end.last.chain);
             w.u64(end.len).u64(end.last.last.gsn).u64(end.last.last.epoch);
         }
@@ -119,7 +124,14 @@ impl Manifest {
             }
             starts.push(start);
         }
-        let files = (0..files).map(|_| FileEntry::read(r)).collect::<Result<_, _>>()?;
+        let (mut entries, mut adopted) = (Vec::new(), BTreeSet::new());
+        for _ in 0..files {
+            let (entry, is_adopted) = FileEntry::read(r)?;
+            if is_adopted {
+                adopted.insert(entry.id);
+            }
+            entries.push(entry);
+        }
         let drops = (0..drops).map(|_| r.u32()).collect::<Result<_, _>>()?;
         let mut infos = Vec::new();
         for _ in 0..trees {
@@ -139,7 +151,8 @@ impl Manifest {
             committed_time_ms,
             mark,
             epochs: EpochTable::from_starts(starts),
-            files,
+            files: entries,
+            adopted,
             drops,
             trees: infos,
         }))
@@ -147,13 +160,15 @@ impl Manifest {
 }
 
 impl FileEntry {
-    fn read(r: &mut Reader<'_>) -> Result<Self, Short> {
-        let (id, compacted, ended, _) = (r.u32()?, r.u8()? != 0, r.u8()? != 0, r.u16()?);
+    /// The entry, and whether a full sync brought the file.
+    fn read(r: &mut Reader<'_>) -> Result<(Self, bool), Short> {
+        let (id, compacted, ended, adopted) = (r.u32()?, r.u8()? != 0, r.u8()? != 0, r.u16()? != 0);
         let (gsn, epoch, chain, last_chain) = (r.u64()?, r.u64()?, r.u32()?, r.u32()?);
         let (len, last_gsn, last_epoch) = (r.u64()?, r.u64()?, r.u64()?);
         let last = LogTail { last: LogPosition { epoch: last_epoch, gsn: last_gsn }, chain: last_chain };
         let before = LogTail { last: LogPosition { epoch, gsn }, chain };
-        Ok(Self { id, compacted, before, end: ended.then_some(FileEnd { len, last }) })
+        let end = ended.then_some(FileEnd { len, last });
+        Ok((Self { id, compacted, before, end }, adopted))
     }
 }
 
@@ -183,6 +198,7 @@ mod tests {
                 },
                 FileEntry { id: 8, compacted: false, before: tail(2, 21, 2), end: None },
             ],
+            adopted: BTreeSet::from([7]),
             drops: vec![6],
             trees: vec![TreeInfo { id: TreeId(1), name: "t".into(), kind: TreeKind::Hash }],
         }
@@ -203,7 +219,7 @@ mod tests {
         for word in [1u64, 1, 2, 11] {
             golden.extend_from_slice(&word.to_le_bytes());
         }
-        golden.extend_from_slice(&[7, 0, 0, 0, 0, 1, 0, 0]);
+        golden.extend_from_slice(&[7, 0, 0, 0, 0, 1, 1, 0]);
         golden.extend_from_slice(&4u64.to_le_bytes());
         golden.extend_from_slice(&1u64.to_le_bytes());
         golden.extend_from_slice(&[1, 0, 0, 0, 2, 0, 0, 0]);

@@ -5,6 +5,7 @@
 //! *corruption*: the shard is quarantined and nothing is changed. So is whatever else cannot be explained by
 //! a crash: a missing file, an unknown one, metadata that does not verify.
 
+mod load;
 mod scan;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+pub(crate) use load::load;
 pub(crate) use scan::{Scan, Stop, scan};
 
 use super::error::EngineError;
@@ -32,7 +34,7 @@ use super::segment::{Segment, View, io_error};
 use super::shard::Shard;
 use super::shard_state::ShardState;
 use super::shared::Shared;
-use super::tree::{TreeInfo, TreeKind};
+use super::tree::TreeInfo;
 use crate::disk::{Disk, DiskFile};
 use crate::position::{EpochTable, LogPosition, LogTail};
 
@@ -238,7 +240,10 @@ impl Read {
         self.next_slot = jobs.len() as u32;
         let dir = &self.dir;
         let shard = self.id;
-        let work = |(slot, entry): &(u32, &FileEntry)| read_segment(shared, dir, shard, *slot, entry);
+        let work = |(slot, entry): &(u32, &FileEntry)| {
+            let adopted = manifest.adopted.contains(&entry.id);
+            read_segment(shared, dir, shard, *slot, entry, adopted)
+        };
         let workers = if shared.manual() { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) };
         let results: Vec<Result<(Arc<Segment>, Option<Scan>), Trouble>> = if workers == 1 || jobs.len() < 2 {
             jobs.iter().map(work).collect()
@@ -361,7 +366,9 @@ impl Read {
         log.epoch = self.tail.last.epoch;
         log.epochs = epochs.clone();
         log.applied = self.log.first().map_or(self.tail, |(first, _)| first.header.before());
-        let mut view = View { segments: Vec::new(), epochs, ordered: Vec::new() };
+        let keys = self.log.iter().map(|(_, scan)| scan.entries.len() as u64).sum::<u64>();
+        let index = Arc::new(HashIndex::with_capacity(keys));
+        let mut view = View { index, segments: Vec::new(), epochs, ordered: Vec::new() };
         for segment in self.log.iter().map(|(segment, _)| segment).chain(&self.compacted) {
             view = view.with_segment(segment.clone());
         }
@@ -394,9 +401,9 @@ impl Read {
                 log.offset = scan.end;
             }
         }
-        let keys = self.log.iter().map(|(_, scan)| scan.entries.len() as u64).sum::<u64>();
         let ready = *self.files.state() == ShardState::Ready;
         let (tail, applied) = (log.tail.last.gsn, log.applied.last.gsn);
+        let loaded_time_ms = load(shared, &mut view, &self.log[..kept], &self.compacted, applied);
         let shard = Arc::new(Shard {
             id: self.id,
             dir: self.dir,
@@ -406,15 +413,13 @@ impl Read {
             apply: Mutex::new(()),
             log: Mutex::new(log),
             view: ArcSwap::from_pointee(view),
-            index: HashIndex::with_capacity(keys),
             ready: AtomicBool::new(ready),
             synced_gsn: AtomicU64::new(tail),
             tail_gsn: AtomicU64::new(tail),
             commit_gsn: AtomicU64::new(applied),
             applied_gsn: AtomicU64::new(applied),
-            committed_time_ms: AtomicU64::new(self.committed_time_ms),
+            committed_time_ms: AtomicU64::new(self.committed_time_ms.max(loaded_time_ms)),
         });
-        shard.load(&self.log[..kept], &self.compacted, applied);
         if let Some((slot, offset)) = self.cut {
             let mut files = shard.files.lock();
             let mut log = shard.log.lock();
@@ -430,6 +435,7 @@ fn read_segment(
     shard: u16,
     slot: u32,
     entry: &FileEntry,
+    adopted: bool,
 ) -> Result<(Arc<Segment>, Option<Scan>), Trouble> {
     let path = dir.join(Segment::file_name(entry.id));
     let file = shared.disk.open(&path).map_err(io_error("open", &path))?;
@@ -439,7 +445,7 @@ fn read_segment(
     let name = Segment::file_name(entry.id);
     let header = SegmentHeader::decode(&head[..got]).map_err(|e| Unsound(format!("{name}: {e}")))?;
     let cluster = *shared.cluster_id.read();
-    if header.file_id != entry.id || header.shard != shard || header.compacted != entry.compacted {
+    if (header.file_id != entry.id && !adopted) || header.shard != shard || header.compacted != entry.compacted {
         return unsound(format!("{name} says it is file {} of shard {}", header.file_id, header.shard));
     }
     if header.cluster_id != 0 && cluster != 0 && header.cluster_id != cluster {
@@ -453,7 +459,7 @@ fn read_segment(
     {
         return unsound(format!("{name} has {len} bytes, the manifest says {}", end.len));
     }
-    let segment = Arc::new(Segment::planned(slot, header));
+    let segment = Arc::new(Segment::under_id(slot, entry.id, header));
     segment.listed.store(true, Ordering::Release);
     if let Some(end) = entry.end {
         segment.set_end(end);
@@ -503,84 +509,4 @@ fn check_compacted(segment: &Segment, name: &str) -> Result<(), Trouble> {
         }
     }
     Ok(())
-}
-
-impl Shard {
-    /// Builds the index: for every key the record with the highest gsn, whatever file it is in. Tombstones stay
-    /// in the table until every file is merged.
-    fn load(&self, log: &[(Arc<Segment>, Scan)], compacted: &[Arc<Segment>], applied: u64) {
-        let view = self.view.load();
-        let mut tombstones = Vec::new();
-        for segment in compacted {
-            let bytes = segment.log_bytes();
-            let mut at = 64;
-            while let Some(record) = bytes.get(at..).and_then(Record::peek) {
-                self.load_record(&view, segment, at as u64, &record, &mut tombstones);
-                at += record.len();
-            }
-        }
-        for (segment, scan) in log {
-            for entry in scan.entries.iter().take_while(|entry| entry.tail.last.gsn <= applied) {
-                if let Some(record) = segment.peek(entry.offset) {
-                    self.load_record(&view, segment, entry.offset, &record, &mut tombstones);
-                }
-            }
-        }
-        for (hash, location) in tombstones {
-            self.index.remove(hash, location);
-        }
-        let mut keys: Vec<(u16, &[u8], Location)> = Vec::new();
-        self.index.for_each(|location| {
-            if let Some(record) = view.peek(location)
-                && self.shared.tree_kind(record.tree()) != Some(TreeKind::Hash)
-            {
-                keys.push((record.tree(), record.key(), location));
-            }
-        });
-        keys.sort_unstable();
-        for (tree, key, location) in keys {
-            if let Some(ordered) = self.ordered(tree) {
-                ordered.insert(key, location);
-            }
-        }
-    }
-
-    fn load_record(
-        &self,
-        view: &View,
-        segment: &Segment,
-        offset: u64,
-        record: &Record<'_>,
-        tombstones: &mut Vec<(u64, Location)>,
-    ) {
-        match record.kind() {
-            Kind::Put | Kind::Delete => {}
-            Kind::Barrier => {
-                if let Ok(barrier) = super::format::notes::Barrier::decode(record) {
-                    self.note_committed_time(barrier.time_ms);
-                }
-                return;
-            }
-            Kind::Catalog | Kind::Mark | Kind::Seal => return,
-        }
-        let (tree, key) = (record.tree(), record.key());
-        let hash = self.shared.hash(tree, key);
-        let location = Location::at(segment.slot, offset);
-        let old = self.index.get(hash, |at| view.is_key(at, tree, key));
-        if let Some(old) = old
-            && let Some(known) = view.peek(old)
-        {
-            if known.gsn() >= record.gsn() {
-                segment.dead_bytes.fetch_add(record.len() as u64, Ordering::Relaxed);
-                return;
-            }
-            if let Some(segment) = view.segment(old.segment) {
-                segment.dead_bytes.fetch_add(known.len() as u64, Ordering::Relaxed);
-            }
-        }
-        self.index.insert_or_replace(hash, old, location);
-        if record.kind() == Kind::Delete {
-            tombstones.push((hash, location));
-        }
-    }
 }
