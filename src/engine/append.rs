@@ -502,8 +502,11 @@ impl Shard {
         if !self.ready.load(Ordering::Acquire) {
             // An amnesic shard catches up; a syncing one is filled from the start of a log, or after a full copy.
             match self.state() {
-                ShardState::Amnesic | ShardState::Syncing | ShardState::Ready => {}
-                state => return Err(ChunkError::NotReady(state)),
+                ShardState::Ready | ShardState::Amnesic => {}
+                ShardState::Syncing if !self.staging.load(Ordering::Acquire) => {
+                    self.drop_unusable().map_err(|_| ChunkError::Failed)?;
+                }
+                other => return Err(ChunkError::NotReady(other)),
             }
         }
         let batches = self.check_chunk(chunk)?;
@@ -513,6 +516,9 @@ impl Shard {
         let tail = log.tail;
         if let Some(epoch) = log.open {
             return Err(ChunkError::Leading(epoch));
+        }
+        if self.staging.load(Ordering::Acquire) {
+            return Err(ChunkError::NotReady(ShardState::Syncing));
         }
         if chunk.prev != tail {
             let same = chunk.prev.last == tail.last;

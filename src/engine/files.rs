@@ -30,6 +30,11 @@ pub(crate) struct Files {
     /// The manifest that the other slot names; 0: none.
     older_manifest: u64,
     manifest: Manifest,
+    /// Whether `shard.meta` or the manifest could not be read.
+    unreadable: bool,
+    /// Whether the files were not taken for the shard's data, because it is quarantined or a sync of it did not
+    /// end: the shard is empty then, whatever is on disk.
+    void: bool,
 }
 
 impl Files {
@@ -42,14 +47,14 @@ impl Files {
         older_manifest: u64,
         manifest: Manifest,
     ) -> Self {
-        Self { shard, seq, slot, meta, older_manifest, manifest }
+        Self { shard, seq, slot, meta, older_manifest, manifest, unreadable: false, void: false }
     }
 
     /// A shard whose metadata cannot be read: nothing of it is touched.
     pub(crate) fn unreadable(shard: u16, reason: String) -> Self {
         let meta = ShardMeta { state: ShardState::Quarantined { reason }, ..ShardMeta::blank() };
         let manifest = Manifest { shard, next_file_id: 1, log_floor: 1, ..Manifest::default() };
-        Self { shard, seq: 0, slot: 1, meta, older_manifest: 0, manifest }
+        Self { shard, seq: 0, slot: 1, meta, older_manifest: 0, manifest, unreadable: true, void: true }
     }
 
     /// Writes a fresh `shard.meta`, both slots.
@@ -72,6 +77,48 @@ impl Files {
         self.meta.state = ShardState::Quarantined { reason };
     }
 
+    /// Whether `shard.meta` or the manifest could not be read.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        self.unreadable
+    }
+
+    /// Whether the files were not taken for the shard's data.
+    pub(crate) fn is_void(&self) -> bool {
+        self.void
+    }
+
+    pub(crate) fn set_void(&mut self, void: bool) {
+        self.void = void;
+    }
+
+    /// Writes metadata where there was none that could be read. It lists no file and removes none: what is in
+    /// the directory is told as unsound until something replaces it.
+    pub(crate) fn renew(&mut self, shared: &Shared, dir: &Path, state: ShardState) -> Result<(), EngineError> {
+        let (disk, path) = (&shared.disk, dir.join(SHARD_META));
+        let (mut next_file_id, mut seq) = (1, 0);
+        for entry in disk.list(dir).map_err(io_error("list", dir))? {
+            next_file_id = next_file_id.max(Segment::id_of(&entry.name).map_or(0, |id| id.saturating_add(1)));
+            seq = seq.max(Manifest::seq_of(&entry.name).unwrap_or(0));
+        }
+        let exists = disk.exists(&path).map_err(io_error("look for", &path))?;
+        let file = if exists { disk.open(&path) } else { disk.create(&path) };
+        let file = file.map_err(io_error("open", &path))?;
+        let mut old = vec![0; 2 * SLOT_BYTES];
+        let got = file.read_at(&mut old, 0).map_err(io_error("read", &path))?;
+        let newest = slots::newest(SHARD_META_MAGIC, &old[..got]).map_or(0, |newest| newest.seq);
+        self.manifest = Manifest { seq, shard: self.shard, next_file_id, log_floor: 1, ..Manifest::default() };
+        let (manifest, len, crc) = self.write_manifest(shared, dir, |_| {})?;
+        let meta = ShardMeta { state, manifest: manifest.seq, manifest_len: len, manifest_crc: crc };
+        let payload = meta.encode();
+        let both = [newest + 1, newest + 2].map(|seq| slots::encode(SHARD_META_MAGIC, seq, &payload));
+        file.write_at(&[IoSlice::new(&both[0]), IoSlice::new(&both[1])], 0).map_err(io_error("write", &path))?;
+        file.sync_data().map_err(io_error("sync", &path))?;
+        disk.sync_dir(dir).map_err(io_error("sync", dir))?;
+        (self.seq, self.slot, self.older_manifest) = (newest + 2, 1, manifest.seq);
+        (self.meta, self.manifest, self.unreadable) = (meta, manifest, false);
+        Ok(())
+    }
+
     pub(crate) fn manifest(&self) -> &Manifest {
         &self.manifest
     }
@@ -92,6 +139,29 @@ impl Files {
         dir: &Path,
         edit: impl FnOnce(&mut Manifest),
     ) -> Result<(), EngineError> {
+        let (next, len, crc) = self.write_manifest(shared, dir, edit)?;
+        let meta =
+            ShardMeta { state: self.meta.state.clone(), manifest: next.seq, manifest_len: len, manifest_crc: crc };
+        let (previous, dropped) = (self.meta.manifest, self.older_manifest);
+        self.write_slot(shared, dir, meta)?;
+        self.older_manifest = previous;
+        self.manifest = next;
+        if dropped != 0 && dropped != previous {
+            let path = dir.join(Manifest::name(dropped));
+            if let Err(error) = shared.disk.remove_file(&path) {
+                tracing::debug!(%error, path = %path.display(), "an old manifest stays until the next open");
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the next manifest, durably, and answers it with its length and checksum. No slot names it yet.
+    fn write_manifest(
+        &self,
+        shared: &Shared,
+        dir: &Path,
+        edit: impl FnOnce(&mut Manifest),
+    ) -> Result<(Manifest, u32, u32), EngineError> {
         let mut next = self.manifest.clone();
         next.seq += 1;
         next.shard = self.shard;
@@ -106,23 +176,7 @@ impl Files {
         file.write_at(&[IoSlice::new(&bytes)], 0).map_err(io_error("write", &path))?;
         file.sync_data().map_err(io_error("sync", &path))?;
         shared.disk.sync_dir(dir).map_err(io_error("sync", dir))?;
-        let meta = ShardMeta {
-            state: self.meta.state.clone(),
-            manifest: next.seq,
-            manifest_len: bytes.len() as u32,
-            manifest_crc: crc32fast::hash(&bytes),
-        };
-        let (previous, dropped) = (self.meta.manifest, self.older_manifest);
-        self.write_slot(shared, dir, meta)?;
-        self.older_manifest = previous;
-        self.manifest = next;
-        if dropped != 0 && dropped != previous {
-            let path = dir.join(Manifest::name(dropped));
-            if let Err(error) = shared.disk.remove_file(&path) {
-                tracing::debug!(%error, path = %path.display(), "an old manifest stays until the next open");
-            }
-        }
-        Ok(())
+        Ok((next, bytes.len() as u32, crc32fast::hash(&bytes)))
     }
 
     fn write_slot(&mut self, shared: &Shared, dir: &Path, meta: ShardMeta) -> Result<(), EngineError> {

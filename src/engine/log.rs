@@ -14,7 +14,7 @@ use super::format::notes::{MARK_BYTES, Mark, SEAL_BYTES, Seal};
 use super::format::record::{Record, chain};
 use super::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::index::{Location, MAX_SEGMENTS};
-use super::overlay::Overlay;
+use super::overlay::{ENTRY_BYTES, Overlay};
 use super::segment::Segment;
 use crate::position::{Epoch, EpochTable, Gsn, LogPosition, LogTail};
 
@@ -282,6 +282,28 @@ impl Log {
             return Some((self.applied, true));
         }
         self.overlay.get(gsn).map(|entry| (entry.tail, entry.batch_end))
+    }
+
+    /// Forgets everything: the log ends at `to`, in files that are complete and use the first `slots` slots.
+    /// Returns the bytes freed.
+    pub(crate) fn install(&mut self, to: LogTail, epochs: EpochTable, slots: u32) -> u64 {
+        let chunks: usize = self.ring.iter().map(|chunk| chunk.bytes.len()).sum();
+        let freed = (chunks + self.buf.len()) as u64 + self.overlay.len() as u64 * ENTRY_BYTES;
+        let (relaxed, buffered) = (self.relaxed, self.buffered);
+        let fresh = Self::new(self.shard, relaxed, buffered, self.segment_bytes, self.cluster_id);
+        *self = Self {
+            tail: to,
+            written: to,
+            synced: to,
+            applied: to,
+            epoch: to.last.epoch,
+            epochs,
+            next_file_id: self.next_file_id,
+            next_slot: slots,
+            generation: self.generation + 1,
+            ..fresh
+        };
+        freed
     }
 
     /// Resets the end of the log after a truncation to `to`; everything was written before. Returns the bytes

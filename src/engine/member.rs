@@ -360,8 +360,7 @@ impl Engine {
         for shard in self.shards.iter() {
             let mut files = shard.files.lock();
             let mark = shard.log.lock().synced;
-            let usable = matches!(files.state(), ShardState::Ready | ShardState::Amnesic);
-            if !usable || files.manifest().files.is_empty() {
+            if files.is_void() || files.manifest().files.is_empty() {
                 continue;
             }
             let segments = shard.log_segments();

@@ -43,6 +43,8 @@ pub(crate) struct Segment {
     pub(crate) listed: AtomicBool,
     /// Whether every byte up to its end is durable.
     pub(crate) synced: AtomicBool,
+    /// Length and CRC of its first bytes, once somebody has asked.
+    crc: Mutex<Option<(u64, u32)>>,
     /// Bytes of records that were overwritten or deleted since.
     pub(crate) dead_bytes: AtomicU64,
 }
@@ -73,6 +75,7 @@ impl Segment {
             end: Mutex::new(None),
             listed: AtomicBool::new(false),
             synced: AtomicBool::new(false),
+            crc: Mutex::new(None),
             dead_bytes: AtomicU64::new(0),
         }
     }
@@ -159,6 +162,18 @@ impl Segment {
         let bytes = self.bytes();
         let len = self.end().map_or(bytes.len(), |end| bytes.len().min(end.len as usize));
         &bytes[..len]
+    }
+
+    /// CRC-32 of its first `len` bytes, which must be readable; remembered, because they never change.
+    pub(crate) fn crc_of(&self, len: u64) -> u32 {
+        if let Some((known, crc)) = *self.crc.lock()
+            && known == len
+        {
+            return crc;
+        }
+        let crc = crc32fast::hash(&self.bytes()[..len as usize]);
+        *self.crc.lock() = Some((len, crc));
+        crc
     }
 
     /// Whether it has a file that the manifest lists.

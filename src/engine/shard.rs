@@ -35,6 +35,8 @@ pub struct Shard {
     pub(crate) view: ArcSwap<View>,
     /// Whether the state is Ready.
     pub(crate) ready: AtomicBool,
+    /// Whether a full sync of it is under way: its log takes nothing meanwhile.
+    pub(crate) staging: AtomicBool,
     pub(crate) synced_gsn: AtomicU64,
     pub(crate) tail_gsn: AtomicU64,
     pub(crate) commit_gsn: AtomicU64,
@@ -57,6 +59,13 @@ impl Shard {
     pub fn set_state(&self, state: ShardState) -> Result<(), EngineError> {
         self.shared.poison.check()?;
         let mut files = self.files.lock();
+        if files.is_void() && matches!(state, ShardState::Ready | ShardState::Amnesic) {
+            let (shard, was) = (self.id, files.state().clone());
+            return Err(EngineError::NotReady { shard, state: was, operation: "calling its unread data sound" });
+        }
+        if *files.state() == ShardState::Syncing && state != ShardState::Syncing {
+            super::full_sync::discard_staged(&self.shared.disk, &self.dir);
+        }
         self.ready.store(false, Ordering::Release);
         let ready = state == ShardState::Ready;
         self.shared.failing(files.set_state(&self.shared, &self.dir, state))?;

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// The number of a tree, as records carry it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct TreeId(pub u16);
 
 impl TreeId {
@@ -18,7 +20,7 @@ impl fmt::Display for TreeId {
 }
 
 /// What a tree can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum TreeKind {
     /// Point reads and scans.
     #[default]
@@ -28,7 +30,7 @@ pub enum TreeKind {
 }
 
 /// One tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TreeInfo {
     /// Its number.
     pub id: TreeId,

@@ -68,6 +68,11 @@ impl Manifest {
         format!("MANIFEST-{seq:010}")
     }
 
+    /// The number in a manifest's file name.
+    pub(crate) fn seq_of(name: &str) -> Option<u64> {
+        name.strip_prefix("MANIFEST-")?.parse().ok()
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut w = Writer::default();
         w.bytes(MAGIC).u32(FORMAT_LEVEL).u16(self.shard).u16(0).u64(self.seq);

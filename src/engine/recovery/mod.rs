@@ -27,6 +27,7 @@ use super::format::record::{Kind, Parsed, Record};
 use super::format::segment_header::SegmentHeader;
 use super::format::shard_meta::{SHARD_META_MAGIC, ShardMeta};
 use super::format::slots;
+use super::full_sync::is_staging;
 use super::index::{HashIndex, Location};
 use super::log::Log;
 use super::overlay::ENTRY_BYTES;
@@ -114,8 +115,14 @@ pub(crate) fn read(shared: &Arc<Shared>, id: u16, dir: PathBuf) -> Result<Read, 
         Ok(()) => {}
         Err(Trouble::Error(error)) => return Err(error),
         Err(Trouble::Unsound(reason)) => {
-            tracing::error!(shard = id, %reason, "the shard is quarantined");
-            read.files.quarantine(reason);
+            if *read.files.state() == ShardState::Syncing {
+                // It counts for nothing until it is rebuilt: there is no worse state to be told of.
+                tracing::warn!(shard = id, %reason, "the shard is rebuilt from its beginning");
+            } else {
+                tracing::error!(shard = id, %reason, "the shard is quarantined");
+                read.files.quarantine(reason);
+            }
+            read.files.set_void(true);
             read.log.clear();
             read.compacted.clear();
             read.trees.clear();
@@ -130,9 +137,12 @@ impl Read {
     fn read(&mut self, shared: &Arc<Shared>) -> Result<(), Trouble> {
         let manifest = self.read_meta(shared)?;
         match self.files.state() {
-            // What is there is not looked at: a quarantine ends by a full copy, a sync by its resumption.
-            ShardState::Quarantined { .. } | ShardState::Syncing => return Ok(()),
-            ShardState::Blank | ShardState::Ready | ShardState::Amnesic => {}
+            // What is there is not looked at: a quarantine ends by a full copy.
+            ShardState::Quarantined { .. } => {
+                self.files.set_void(true);
+                return Ok(());
+            }
+            ShardState::Blank | ShardState::Ready | ShardState::Amnesic | ShardState::Syncing => {}
         }
         self.read_segments(shared, &manifest)?;
         self.join(&manifest)?;
@@ -198,7 +208,12 @@ impl Read {
         let mut present = BTreeSet::new();
         for entry in disk.list(dir).map_err(io_error("list", dir))? {
             let name = entry.name.as_str();
-            if let Some(id) = Segment::id_of(name) {
+            if entry.is_dir {
+                if is_staging(name) && both && *self.files.state() != ShardState::Syncing {
+                    let path = dir.join(name);
+                    disk.remove_dir_all(&path).map_err(io_error("remove", &path))?;
+                }
+            } else if let Some(id) = Segment::id_of(name) {
                 if listed.contains(&id) {
                     present.insert(id);
                 } else if !both {
@@ -212,7 +227,7 @@ impl Read {
                 } else {
                     return unsound(format!("{name} is not listed although its id was given out"));
                 }
-            } else if let Some(seq) = name.strip_prefix("MANIFEST-").and_then(|n| n.parse::<u64>().ok()) {
+            } else if let Some(seq) = Manifest::seq_of(name) {
                 if both && !keep.contains(&seq) {
                     remove(name)?;
                 }
@@ -414,6 +429,7 @@ impl Read {
             log: Mutex::new(log),
             view: ArcSwap::from_pointee(view),
             ready: AtomicBool::new(ready),
+            staging: AtomicBool::new(false),
             synced_gsn: AtomicU64::new(tail),
             tail_gsn: AtomicU64::new(tail),
             commit_gsn: AtomicU64::new(applied),

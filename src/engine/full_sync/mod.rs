@@ -1,0 +1,134 @@
+//! Full synchronisation: a pinned snapshot on the giving side, a staged directory on the taking side.
+//!
+//! A snapshot is a set of files as they are: every segment and output of compaction that holds entries up to
+//! `g0`, the last one cut there. Nothing is copied to make it, writes go on meanwhile, and what is dropped
+//! from the shard later stays readable while the pin lives. The taker stages the files beside its own, looks
+//! at every byte, and makes them its data by one manifest switch; until then its old files are untouched.
+//! What the taker has after that is a log that ends at `g0`: the rest comes as log, and the state stays
+//! `Syncing` until the caller says otherwise. Moving bytes between members is the replication floor's.
+
+mod install;
+mod manifest;
+mod pin;
+mod staging;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+pub use manifest::{SnapshotFile, SnapshotManifest};
+pub use pin::SnapshotPin;
+use staging::Staging;
+pub(crate) use staging::{discard_staged, is_staging};
+
+use super::error::EngineError;
+use super::shard::Shard;
+use super::shard_state::ShardState;
+use crate::position::{Gsn, LogTail};
+
+/// A full sync on the taking side. Dropping it keeps what was staged, to be resumed.
+#[derive(Debug)]
+pub struct FullSync {
+    shard: Arc<Shard>,
+    manifest: SnapshotManifest,
+    staging: Staging,
+}
+
+impl FullSync {
+    /// Bytes of a file that are already staged.
+    pub fn have(&self, name: &str) -> u64 {
+        self.staging.have(name)
+    }
+
+    /// Stages a piece of a file, in order: `offset` is what [`Self::have`] says. A file that is whole and does
+    /// not match its checksum is thrown away with an error; it is then to be staged again.
+    pub fn write(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), EngineError> {
+        self.shard.shared.poison.check()?;
+        self.staging.write(name, offset, bytes)
+    }
+
+    /// Verifies what was staged and atomically makes it the shard's data; the shard stays `Syncing`. Answers
+    /// where its log ends now.
+    ///
+    /// If what was staged turns out to be unsound it is thrown away: the next attempt starts anew.
+    pub fn finish(mut self) -> Result<LogTail, EngineError> {
+        let shard = self.shard.clone();
+        shard.shared.poison.check()?;
+        shard.install(&self.manifest, &mut self.staging)
+    }
+}
+
+impl Drop for FullSync {
+    fn drop(&mut self) {
+        self.shard.staging.store(false, Ordering::Release);
+    }
+}
+
+impl Shard {
+    /// Starts a full sync from `manifest`, or resumes it: what an earlier attempt staged of the same files is
+    /// kept, anything else is thrown away. The state is durably `Syncing` before anything is touched.
+    ///
+    /// Refused if this shard has committed more than the donor, or than the snapshot holds.
+    pub fn begin_full_sync(
+        self: &Arc<Self>,
+        manifest: &SnapshotManifest,
+        donor_commit: Gsn,
+    ) -> Result<FullSync, EngineError> {
+        self.shared.poison.check()?;
+        manifest.check().map_err(EngineError::FullSync)?;
+        let refused = |why: String| EngineError::FullSync(format!("shard {}: {why}", self.id));
+        if self.staging.swap(true, Ordering::AcqRel) {
+            return Err(refused("another full sync of it is under way".into()));
+        }
+        let begun = || -> Result<Staging, EngineError> {
+            // Whoever holds the log's lock now does not know of the sync yet: after this everybody does.
+            if let Some(epoch) = self.log.lock().open {
+                return Err(refused(format!("it leads epoch {epoch} here: a leader takes nobody's data")));
+            }
+            let own = self.known_commit();
+            if donor_commit < own {
+                return Err(refused(format!("the donor has committed {donor_commit}, less than the {own} here")));
+            }
+            let g0 = manifest.g0.last.gsn;
+            if g0 < own || g0 > donor_commit {
+                return Err(refused(format!(
+                    "the snapshot ends at {g0}, the commit is {own} here and {donor_commit} at the donor: take a new one"
+                )));
+            }
+            self.enter_syncing()?;
+            Staging::open(&self.shared, &self.dir, manifest)
+        };
+        match begun() {
+            Ok(staging) => Ok(FullSync { shard: self.clone(), manifest: manifest.clone(), staging }),
+            Err(error) => {
+                self.staging.store(false, Ordering::Release);
+                Err(error)
+            }
+        }
+    }
+
+    /// The commit, also of a shard whose data cannot be used.
+    fn known_commit(&self) -> Gsn {
+        self.files.lock().manifest().commit.max(self.commit())
+    }
+
+    /// Persists `Syncing`, with fresh metadata if there was none that could be read.
+    fn enter_syncing(&self) -> Result<(), EngineError> {
+        let mut files = self.files.lock();
+        self.ready.store(false, Ordering::Release);
+        let done = if files.is_unreadable() {
+            files.renew(&self.shared, &self.dir, ShardState::Syncing)
+        } else if *files.state() != ShardState::Syncing {
+            files.set_state(&self.shared, &self.dir, ShardState::Syncing)
+        } else {
+            Ok(())
+        };
+        self.shared.failing(done)
+    }
+}
+
+/// Names and lengths, for what is staged.
+type Sizes = BTreeMap<String, u64>;
+
+#[cfg(test)]
+mod tests;
