@@ -17,11 +17,10 @@ use tonic::Status;
 use super::member_state::MemberState;
 use super::protocol;
 use super::rules::Following;
-use crate::engine::{FullSync, SnapshotFile, SnapshotManifest, SnapshotPin};
+use crate::engine::{FullSync, SnapshotManifest, SnapshotPin};
 use crate::ident::Sid;
 use crate::net::peer::{PeerChannel, replication};
 use crate::net::proto::{self, snapshot_response};
-use crate::position::{EpochTable, Gsn, LogTail};
 use crate::topology::message::Envelope;
 
 /// How long a pin nobody reads from is kept.
@@ -37,19 +36,7 @@ pub(crate) type Snapshot = ReceiverStream<Result<proto::SnapshotResponse, Status
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct WireManifest {
     pin: u64,
-    g0: LogTail,
-    epochs: EpochTable,
-    tombstone_floor: Gsn,
-    log_floor: Gsn,
-    committed_time_ms: u64,
-    files: Vec<WireFile>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct WireFile {
-    name: String,
-    len: u64,
-    crc: u32,
+    snapshot: SnapshotManifest,
 }
 
 /// What a receiver has of a pin it began to read.
@@ -172,19 +159,7 @@ async fn send_files(
 ) -> Result<(), Status> {
     let gone = || Status::cancelled("the receiver is gone");
     let manifest = pinned.pin.manifest();
-    let wire = WireManifest {
-        pin: pinned.number,
-        g0: manifest.g0,
-        epochs: manifest.epoch_table.clone(),
-        tombstone_floor: manifest.tombstone_floor,
-        log_floor: manifest.log_floor,
-        committed_time_ms: manifest.committed_time_ms,
-        files: manifest
-            .files
-            .iter()
-            .map(|file| WireFile { name: file.name.clone(), len: file.len, crc: file.crc })
-            .collect(),
-    };
+    let wire = WireManifest { pin: pinned.number, snapshot: manifest.clone() };
     let json = serde_json::to_vec(&wire).map_err(|error| Status::internal(error.to_string()))?;
     sender.send(Ok(response(snapshot_response::Message::ManifestJson(json.into())))).await.map_err(|_| gone())?;
     for file in &manifest.files {
@@ -243,8 +218,8 @@ pub(crate) async fn pull(
         match message {
             snapshot_response::Message::ManifestJson(json) => {
                 let manifest: WireManifest = serde_json::from_slice(&json).map_err(|error| error.to_string())?;
-                let total: u64 = manifest.files.iter().map(|file| file.len).sum();
-                tracing::info!(shard, g0 = ?manifest.g0.last, files = manifest.files.len(), total, "full copy");
+                let (snapshot, total) = (&manifest.snapshot, manifest.snapshot.total_bytes());
+                tracing::info!(shard, g0 = ?snapshot.g0.last, files = snapshot.files.len(), total, "full copy");
                 taking = Some(begin(state, following, shard, manifest).await?);
             }
             snapshot_response::Message::Part(part) => {
@@ -285,18 +260,7 @@ async fn begin(
     let beginning = tokio::task::spawn_blocking(move || {
         let _append = state.append_lock(shard).lock();
         check(&state, &following)?;
-        let manifest = SnapshotManifest {
-            g0: wire.g0,
-            epoch_table: wire.epochs,
-            tombstone_floor: wire.tombstone_floor,
-            log_floor: wire.log_floor,
-            committed_time_ms: wire.committed_time_ms,
-            files: wire
-                .files
-                .into_iter()
-                .map(|file| SnapshotFile { name: file.name, len: file.len, crc: file.crc })
-                .collect(),
-        };
+        let manifest = wire.snapshot;
         let names: Vec<String> = manifest.files.iter().map(|file| file.name.clone()).collect();
         // What is pinned is committed at the leader.
         let taking =

@@ -40,7 +40,8 @@ impl FullSync {
         self.staging.have(name)
     }
 
-    /// Stages a piece of a file, in order: `offset` is what [`Self::have`] says. A file that is whole and does
+    /// Stages a piece of a file, in order: `offset` is what [`Self::have`] says; a piece that is already here is
+    /// passed over. A file that is whole and does
     /// not match its checksum is thrown away with an error; it is then to be staged again.
     pub fn write(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), EngineError> {
         self.shard.shared.poison.check()?;

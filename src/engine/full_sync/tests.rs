@@ -270,9 +270,12 @@ fn a_crash_at_any_operation_leaves_a_shard_that_is_synced_from_where_it_was() {
     }
 }
 
+/// What is done to a shard's files, and its name.
+type Spoil = (&'static str, fn(&CrashDisk));
+
 #[test]
 fn a_quarantined_shard_is_rebuilt_whatever_its_files_are() {
-    let spoil: [(&str, fn(&CrashDisk)); 5] = [
+    let spoil: [Spoil; 5] = [
         ("a record", |disk| {
             disk.rot(Path::new("/taker/shard-000/0000000001.seg"), 500, &[0xff; 8]).expect("rotten");
         }),
@@ -413,7 +416,13 @@ fn a_sync_goes_on_where_it_was_and_keeps_what_a_newer_snapshot_also_has() {
     assert_ne!(new.manifest(), old.manifest());
     let mut sync = begin(&taker, &new);
     assert_eq!((sync.have(&names[0]), sync.have(&names[1])), (whole.len() as u64, 0));
-    copy(&new, &mut sync, 1 << 20);
+    for file in &new.manifest().files {
+        // Who sends all of it again wastes only its own time.
+        let bytes = new.read(&file.name, 0, usize::MAX).expect("read");
+        bytes.chunks(4000).enumerate().for_each(|(i, piece)| {
+            sync.write(&file.name, i as u64 * 4000, piece).expect("staged");
+        });
+    }
     sync.finish().expect("in place");
     catch_up(&donor, &taker);
 }
