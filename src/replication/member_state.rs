@@ -29,7 +29,7 @@ use super::rules::{Durable, MemberCore, MetaChange, Sightings, Staleness};
 use super::term::LeaderTerm;
 use crate::engine::{self, Engine, EngineError, EngineListener, NodeMeta, Shard, ShardState};
 use crate::net::peer::PeerSecret;
-use crate::position::{Epoch, Gsn};
+use crate::position::Gsn;
 use crate::topology::message::{DataState, FollowerReport, HealthReport, InitState, LastConfig, Role, ShardReport};
 
 /// Who this member is to others.
