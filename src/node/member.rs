@@ -317,7 +317,7 @@ impl Member {
         let (main, connections) = mpsc::unbounded_channel();
         let (beats, beat_connections) = mpsc::unbounded_channel();
         self.heartbeats.spawn(peer_port::serve_heartbeats(
-            service.clone(),
+            service.heartbeats_only(),
             secret.clone(),
             Arc::clone(&port),
             beat_connections,

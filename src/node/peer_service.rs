@@ -34,11 +34,25 @@ pub(crate) struct PeerService {
     state: Arc<MemberState>,
     roles: Roles,
     pins: Arc<Pins>,
+    /// On the heartbeats' thread: nothing else is done there.
+    heartbeats_only: bool,
 }
 
 impl PeerService {
     pub(crate) fn new(state: Arc<MemberState>, roles: Roles, pins: Arc<Pins>) -> Self {
-        Self { state, roles, pins }
+        Self { state, roles, pins, heartbeats_only: false }
+    }
+
+    /// The same for the heartbeats' thread.
+    pub(crate) fn heartbeats_only(&self) -> Self {
+        Self { heartbeats_only: true, ..self.clone() }
+    }
+
+    fn refuse_on_heartbeats(&self) -> Result<(), Status> {
+        if self.heartbeats_only {
+            return Err(Status::failed_precondition("a heartbeat connection carries heartbeats only"));
+        }
+        Ok(())
     }
 
     fn answer(&self, reply: Option<Reply>) -> Result<Response<proto::ControlReply>, Status> {
@@ -188,6 +202,7 @@ impl replication_server::Replication for PeerService {
         &self,
         request: Request<Streaming<proto::FollowerMessage>>,
     ) -> Result<Response<Self::ReplicateStream>, Status> {
+        self.refuse_on_heartbeats()?;
         let server = ReplicationServer::new(Arc::clone(&self.state), self.roles.clone());
         server.serve(request.into_inner()).await.map(Response::new)
     }
@@ -207,6 +222,7 @@ impl replication_server::Replication for PeerService {
         &self,
         request: Request<proto::FetchTailRequest>,
     ) -> Result<Response<Self::FetchTailStream>, Status> {
+        self.refuse_on_heartbeats()?;
         tail_fetch::give(&self.state, request.into_inner()).map(Response::new)
     }
 
@@ -216,6 +232,7 @@ impl replication_server::Replication for PeerService {
         &self,
         request: Request<proto::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
+        self.refuse_on_heartbeats()?;
         full_sync::give(&self.state, &self.pins, request.into_inner()).map(Response::new)
     }
 }
