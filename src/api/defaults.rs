@@ -7,8 +7,8 @@ use super::spec::{
     CompactionSpec, FollowerReadsSpec, LogRetentionSpec, LostVolumeSpec, StorageRetentionSpec, TlsClientSpec,
 };
 use super::{
-    Ack, Durability, EngineSpec, FailoverPolicy, FailoverSpec, LeaderUpdate, LostVolumePolicy, PlacementSpec,
-    ReplicationSpec, RetentionPolicy, SpreadPolicy, UpdateSpec,
+    EngineSpec, FailoverPolicy, FailoverSpec, LeaderUpdate, LostVolumePolicy, PlacementSpec, RetentionPolicy,
+    SpreadPolicy, UpdateSpec,
 };
 
 /// `spec.replicas`: survives one member without losing writes or service.
@@ -89,12 +89,6 @@ pub fn compaction_rate() -> String {
 /// `spec.engine.compaction.minGarbagePercent`.
 pub const fn compaction_min_garbage_percent() -> i32 {
     40
-}
-
-impl Default for ReplicationSpec {
-    fn default() -> Self {
-        Self { ack: Ack::default(), durability: Durability::default(), follower_reads: FollowerReadsSpec::default() }
-    }
 }
 
 impl Default for FollowerReadsSpec {

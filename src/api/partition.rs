@@ -15,6 +15,8 @@ use super::spec::open_object;
 
 /// What the failover driver must know.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+// Two columns of one type are no duplicate.
+#[expect(clippy::duplicated_attributes)]
 #[kube(
     group = "armdb.io",
     version = "v1alpha1",

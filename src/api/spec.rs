@@ -236,7 +236,7 @@ pub enum LostVolumePolicy {
 }
 
 /// What an acknowledged write means.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicationSpec {
     /// Which members hold a write before it is acknowledged. Leader: the leader alone (a failover may lose it).

@@ -186,7 +186,7 @@ async fn events(args: &Failover, cluster: &mut Cluster, load: &Load) -> anyhow::
             load.acknowledged.lock().clear();
             tokio::time::sleep(CALM).await;
             if kind == 0 {
-                let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("the leader has no process")?;
+                let pid = Pid::from_raw(pid).context("the leader has no process")?;
                 rustix::process::kill_process(pid, Signal::KILL).context("killing the leader")?;
             } else {
                 let mut control = control::connect(&cluster.dir).await?;

@@ -77,7 +77,7 @@ fn probes(hash: u64, bits: u64) -> impl Iterator<Item = u64> {
     let step = hash.rotate_left(32).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..PROBES).map(move |i| {
         let probe = hash.wrapping_add(step.wrapping_mul(i));
-        (u128::from(probe) * u128::from(bits) >> 64) as u64
+        ((u128::from(probe) * u128::from(bits)) >> 64) as u64
     })
 }
 

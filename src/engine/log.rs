@@ -260,7 +260,8 @@ impl Log {
 
     /// Whether anything waits to be written.
     pub(crate) fn has_unwritten(&self) -> bool {
-        !self.relaxed && !(self.buf.is_empty() && self.queue.is_empty() && self.in_flight.is_empty())
+        let all_written = self.buf.is_empty() && self.queue.is_empty() && self.in_flight.is_empty();
+        !self.relaxed && !all_written
     }
 
     /// Drops chunks that are written, oldest first, while `over` says so; returns the bytes freed.

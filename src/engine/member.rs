@@ -431,7 +431,7 @@ fn check_options(options: &EngineOptions) -> Result<(), EngineError> {
     if options.segment_bytes > MAX_SEGMENT_BYTES || options.segment_bytes < 16 << 10 {
         return wrong("segment_bytes", format!("{} is not between 16 KiB and 64 MiB", options.segment_bytes));
     }
-    if options.segment_bytes % 4096 != 0 {
+    if !options.segment_bytes.is_multiple_of(4096) {
         return wrong("segment_bytes", format!("{} is not a multiple of 4096", options.segment_bytes));
     }
     Ok(())

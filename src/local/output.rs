@@ -205,7 +205,7 @@ impl Writer {
 
     /// Logs a member's line; the line to show, if it is to be shown.
     fn member(&mut self, name: &Arc<str>, line: &[u8]) -> Option<Vec<u8>> {
-        let Some((log, colour)) = self.members.get_mut(name) else { return None };
+        let (log, colour) = self.members.get_mut(name)?;
         let colour = *colour;
         let failed = log.line(line).err().filter(|_| !std::mem::replace(&mut self.log_failed, true));
         if let Some(error) = failed {

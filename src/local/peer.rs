@@ -99,6 +99,7 @@ impl Peer {
             let channel =
                 dial(&self.address, &self.secret, Lane::Main, CONNECT).await.map_err(|error| match error {
                     DialError::Refused { .. } => Disconnect::Refused,
+                    DialError::Broken { .. } => Disconnect::Reset,
                     DialError::Address { .. } | DialError::Unreachable { .. } => Disconnect::Silent,
                 })?;
             control(channel).health(HealthRequest {}).await.map_err(|status| self.not_opened(&status))

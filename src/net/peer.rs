@@ -125,6 +125,14 @@ pub enum DialError {
         /// Where.
         address: String,
     },
+    /// The connection stood and broke before anything was said: the process is going, or it takes nobody in.
+    #[error("the connection to {address} broke while it was opened: {reason}")]
+    Broken {
+        /// Where.
+        address: String,
+        /// Why.
+        reason: String,
+    },
     /// No answer, or another failure.
     #[error("cannot connect to {address}: {reason}")]
     Unreachable {
@@ -146,6 +154,7 @@ impl DialError {
 pub async fn dial(address: &str, secret: &PeerSecret, lane: Lane, timeout: Duration) -> Result<PeerChannel, DialError> {
     // The socket is connected first, by hand: a refusal is evidence, and the transport would hide it.
     let unreachable = |reason: String| DialError::Unreachable { address: address.to_owned(), reason };
+    let broken = |reason: String| DialError::Broken { address: address.to_owned(), reason };
     let connected = tokio::time::timeout(timeout, TcpStream::connect(address)).await;
     let mut stream = match connected {
         Err(_) => return Err(unreachable(format!("no answer within {timeout:?}"))),
@@ -160,7 +169,7 @@ pub async fn dial(address: &str, secret: &PeerSecret, lane: Lane, timeout: Durat
     };
     prepare_socket(&stream).map_err(|e| unreachable(e.to_string()))?;
     if lane == Lane::Heartbeat {
-        stream.write_all(&HEARTBEAT_PREAMBLE).await.map_err(|e| unreachable(e.to_string()))?;
+        stream.write_all(&HEARTBEAT_PREAMBLE).await.map_err(|e| broken(e.to_string()))?;
     }
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|_| DialError::Address { address: address.to_owned() })?
@@ -176,7 +185,7 @@ pub async fn dial(address: &str, secret: &PeerSecret, lane: Lane, timeout: Durat
         let stream = once.take().map(TokioIo::new);
         std::future::ready(stream.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionReset)))
     });
-    let channel = endpoint.connect_with_connector(connector).await.map_err(|e| unreachable(chain(&e)))?;
+    let channel = endpoint.connect_with_connector(connector).await.map_err(|e| broken(chain(&e)))?;
     Ok(InterceptedService::new(channel, WithSecret(secret.clone())))
 }
 

@@ -338,7 +338,7 @@ impl Framing {
                         let shared = have.len().min(method.len());
                         have[..shared] == method[..shared]
                     };
-                    if !METHODS.iter().any(|method| fits(method)) {
+                    if !METHODS.iter().any(fits) {
                         return Err("it does not begin as an HTTP request");
                     }
                     // The head ends with an empty line; bare line feeds are accepted as servers do.

@@ -184,8 +184,8 @@ mod tests {
     #[test]
     fn a_page_that_ends_at_the_limit_says_whether_there_is_more() {
         let pages = || vec![(0, page_of(&["a"], false)), (1, page_of(&["b"], false))];
-        assert_eq!(merge(pages(), 1, false).1, true);
-        assert_eq!(merge(pages(), 2, false).1, false);
+        assert!(merge(pages(), 1, false).1);
+        assert!(!merge(pages(), 2, false).1);
     }
 
     #[test]

@@ -173,10 +173,10 @@ impl Register {
     /// As [`Self::from_json`], from a value.
     pub fn from_value(mut value: Value) -> Result<Self, RegisterError> {
         // The version first: a newer format may have another digest.
-        if let Some(found) = value.get("formatVersion").and_then(Value::as_u64) {
-            if found > u64::from(FORMAT_VERSION) {
-                return Err(RegisterError::Newer { found });
-            }
+        if let Some(found) = value.get("formatVersion").and_then(Value::as_u64)
+            && found > u64::from(FORMAT_VERSION)
+        {
+            return Err(RegisterError::Newer { found });
         }
         let found = match &mut value {
             Value::Object(map) => map.remove("digest").and_then(|d| d.as_str().map(str::to_owned)),

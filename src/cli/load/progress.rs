@@ -63,7 +63,7 @@ impl Progress {
         match &self.kind {
             Kind::Silent => {}
             Kind::Lines => {
-                let percent = if total == 0 { 100 } else { offset * 100 / total };
+                let percent = (offset * 100).checked_div(total).unwrap_or(100);
                 let _ = std::io::stderr().write_all(format!("load: {percent}%  {text}\n").as_bytes());
             }
             Kind::Bar(bar) => {

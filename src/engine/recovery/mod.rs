@@ -83,6 +83,9 @@ impl From<Unsound> for Trouble {
     }
 }
 
+/// An opened segment, and what a scan of it found unless compaction wrote it.
+type ReadSegment = (Arc<Segment>, Option<Scan>);
+
 fn unsound<T>(reason: impl Into<String>) -> Result<T, Trouble> {
     Err(Trouble::Unsound(reason.into()))
 }
@@ -260,7 +263,7 @@ impl Read {
             read_segment(shared, dir, shard, *slot, entry, adopted)
         };
         let workers = if shared.manual() { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) };
-        let results: Vec<Result<(Arc<Segment>, Option<Scan>), Trouble>> = if workers == 1 || jobs.len() < 2 {
+        let results: Vec<Result<ReadSegment, Trouble>> = if workers == 1 || jobs.len() < 2 {
             jobs.iter().map(work).collect()
         } else {
             let next = AtomicU64::new(0);
@@ -452,7 +455,7 @@ fn read_segment(
     slot: u32,
     entry: &FileEntry,
     adopted: bool,
-) -> Result<(Arc<Segment>, Option<Scan>), Trouble> {
+) -> Result<ReadSegment, Trouble> {
     let path = dir.join(Segment::file_name(entry.id));
     let file = shared.disk.open(&path).map_err(io_error("open", &path))?;
     let len = file.len().map_err(io_error("measure", &path))?;

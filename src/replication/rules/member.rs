@@ -68,10 +68,10 @@ impl MetaChange {
     pub fn apply(&self, to: &mut Durable) {
         to.promised = to.promised.max(self.promised.unwrap_or(0));
         to.led = to.led.max(self.led.unwrap_or(0));
-        if let Some(config) = &self.last_config {
-            if to.last_config.as_ref().is_none_or(|have| have.epoch < config.epoch) {
-                to.last_config = Some(config.clone());
-            }
+        if let Some(config) = &self.last_config
+            && to.last_config.as_ref().is_none_or(|have| have.epoch < config.epoch)
+        {
+            to.last_config = Some(config.clone());
         }
         match (self.init, to.init) {
             (None | Some(InitState::None), _) | (_, InitState::Done) => {}

@@ -29,11 +29,12 @@ impl Staleness {
 
     /// What is applied here, per shard, now.
     pub fn applied(&mut self, applied: &[Gsn]) {
-        if let Some((t0, commit)) = &self.pending {
-            if commit.len() == applied.len() && commit.iter().zip(applied).all(|(want, have)| have >= want) {
-                self.proven = self.proven.max(Some(*t0));
-                self.pending = None;
-            }
+        if let Some((t0, commit)) = &self.pending
+            && commit.len() == applied.len()
+            && commit.iter().zip(applied).all(|(want, have)| have >= want)
+        {
+            self.proven = self.proven.max(Some(*t0));
+            self.pending = None;
         }
     }
 
