@@ -14,7 +14,6 @@ fn small() -> NodeConfig {
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn what_breaks_a_limit_is_refused_by_its_number_and_nothing_is_appended() {
     let served = Served::with(1, small()).await;
     let mut client = served.client().await;
@@ -59,7 +58,6 @@ async fn what_breaks_a_limit_is_refused_by_its_number_and_nothing_is_appended() 
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn a_message_over_the_limit_is_refused_with_the_limit_and_the_member_goes_on() {
     let served = Served::with(1, small()).await;
     let mut client = served.client().await;
@@ -78,7 +76,6 @@ async fn a_message_over_the_limit_is_refused_with_the_limit_and_the_member_goes_
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn a_stream_takes_no_more_than_its_share_until_answers_went_out() {
     let config = NodeConfig { max_in_flight_requests: 4, ..NodeConfig::default() };
     let served = Served::with(1, config).await;
@@ -100,7 +97,6 @@ async fn a_stream_takes_no_more_than_its_share_until_answers_went_out() {
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn one_connection_too_many_is_closed_and_counted_and_the_others_go_on() {
     let config = NodeConfig { max_connections: 2, ..NodeConfig::default() };
     let served = Served::with(1, config).await;

@@ -54,7 +54,6 @@ async fn until(what: &str, test: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn garbage_on_the_client_port_is_closed_and_counted_and_the_member_goes_on_serving() {
     let served = Served::start().await;
     let mut client = served.client().await;
@@ -76,7 +75,6 @@ async fn garbage_on_the_client_port_is_closed_and_counted_and_the_member_goes_on
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn half_a_frame_is_counted_when_its_connection_ends() {
     let served = Served::start().await;
     for cut in [10, PREFACE.len() + 4, PREFACE.len() + 9 + 20] {
@@ -102,7 +100,6 @@ fn header(block: &mut Vec<u8>, name: &str, value: &str) {
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn a_message_that_claims_a_gibibyte_is_refused_before_any_memory_is_taken() {
     let served = Served::start().await;
     let before = resident_bytes().unwrap_or(0);

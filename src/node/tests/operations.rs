@@ -7,7 +7,6 @@ use crate::net::proto::{self, error_detail::Kind};
 use crate::node::config::NodeConfig;
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn what_was_written_is_read_back_with_its_version() {
     let served = Served::start().await;
     let mut client = served.client().await;
@@ -25,7 +24,6 @@ async fn what_was_written_is_read_back_with_its_version() {
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn a_condition_that_fails_writes_nothing_and_says_which() {
     let served = Served::start().await;
     let mut client = served.client().await;
@@ -43,7 +41,6 @@ async fn a_condition_that_fails_writes_nothing_and_says_which() {
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn scans_merge_the_shards_in_pages_both_ways_and_each_key_comes_once() {
     let served = Served::with(3, NodeConfig::default()).await;
     let mut client = served.client().await;
@@ -82,7 +79,6 @@ async fn scans_merge_the_shards_in_pages_both_ways_and_each_key_comes_once() {
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn a_write_over_two_shards_is_refused_and_a_hash_tag_brings_keys_together() {
     let served = Served::with(4, NodeConfig::default()).await;
     let mut client = served.client().await;
@@ -99,7 +95,6 @@ async fn a_write_over_two_shards_is_refused_and_a_hash_tag_brings_keys_together(
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn trees_are_created_once_and_unknown_ones_refused() {
     let served = Served::start().await;
     let mut client = served.client().await;
@@ -118,7 +113,6 @@ async fn trees_are_created_once_and_unknown_ones_refused() {
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn a_watch_tells_every_committed_change_after_its_position_once() {
     let served = Served::start().await;
     let mut client = served.client().await;
@@ -155,7 +149,6 @@ async fn a_watch_tells_every_committed_change_after_its_position_once() {
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn another_partition_is_refused_by_number() {
     let served = Served::start().await;
     let mut client = served.client().await;

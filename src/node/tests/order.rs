@@ -6,7 +6,6 @@ use super::stand_in::*;
 use crate::net::proto::{self, error_detail::Kind, op_result, stream_op};
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn a_read_sees_the_write_pipelined_before_it() {
     let served = Served::start().await;
     served.member.commits.store(false, Ordering::Relaxed);
@@ -20,7 +19,6 @@ async fn a_read_sees_the_write_pipelined_before_it() {
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn a_write_does_not_overtake_an_earlier_read_of_its_key() {
     let served = Served::start().await;
     served.member.commits.store(false, Ordering::Relaxed);
@@ -43,7 +41,6 @@ async fn a_write_does_not_overtake_an_earlier_read_of_its_key() {
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn reads_of_other_keys_wait_for_nothing_but_the_streams_own_writes() {
     let served = Served::start().await;
     served.client().await.write(put("b", "old")).await.expect("written");
@@ -60,7 +57,6 @@ async fn reads_of_other_keys_wait_for_nothing_but_the_streams_own_writes() {
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn reads_that_wait_for_lost_writes_are_sent_to_the_next_leader_and_later_ones_wait_no_more() {
     let served = Served::start().await;
     served.member.commits.store(false, Ordering::Relaxed);
@@ -78,7 +74,6 @@ async fn reads_that_wait_for_lost_writes_are_sent_to_the_next_leader_and_later_o
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn many_operations_are_answered_in_few_messages() {
     let served = Served::start().await;
     let mut pipe = served.stream().await;

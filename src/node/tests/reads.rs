@@ -16,7 +16,6 @@ fn level(level: ReadLevel) -> proto::ReadOptions {
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn without_a_lease_a_read_asks_the_members_and_strict_reads_always_do() {
     let served = Served::start().await;
     let mut client = served.client().await;
@@ -32,7 +31,6 @@ async fn without_a_lease_a_read_asks_the_members_and_strict_reads_always_do() {
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn a_leader_that_does_not_serve_yet_answers_no_read_until_it_does() {
     let served = Served::start().await;
     served.client().await.write(put("a", "1")).await.expect("written");
@@ -48,7 +46,6 @@ async fn a_leader_that_does_not_serve_yet_answers_no_read_until_it_does() {
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn a_bounded_read_is_answered_only_within_its_bound() {
     let served = Served::start().await;
     let mut client = served.client().await;
@@ -65,7 +62,6 @@ async fn a_bounded_read_is_answered_only_within_its_bound() {
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn a_follower_waits_for_the_position_asked_for_and_refuses_one_that_was_superseded() {
     let served = Served::start().await;
     let mut client = served.client().await;
@@ -94,7 +90,6 @@ async fn a_follower_waits_for_the_position_asked_for_and_refuses_one_that_was_su
 }
 
 #[tokio::test]
-#[ignore = "needs the engine, which is being built"]
 async fn a_local_read_is_answered_by_anybody() {
     let served = Served::start().await;
     let mut client = served.client().await;

@@ -315,11 +315,6 @@ impl Pipe {
         let silence = tokio::time::timeout(Duration::from_millis(150), self.responses.message()).await;
         self.results.is_empty() && silence.is_err()
     }
-
-    /// Says everything has been said.
-    pub(super) fn end(self) -> Streaming<proto::StreamResponse> {
-        self.responses
-    }
 }
 
 pub(super) fn put(key: &str, value: &str) -> proto::WriteRequest {
