@@ -180,14 +180,14 @@ pub const MIN_VOTERS_AMONG_REPLICAS: Rule = Rule {
     holds: Holds::Always(|cluster| cluster.spec.failover.min_voters.is_none_or(|min| min <= cluster.spec.replicas)),
 };
 
-/// The memory budget is within reason.
+/// The memory budget holds two of the largest batches, and is within reason.
 pub const MEMORY_BUDGET: Rule = Rule {
     path: "spec.engine.memoryBudget",
     field: ".memoryBudget",
-    cel: "isQuantity(self.memoryBudget) && quantity(self.memoryBudget).compareTo(quantity('16Mi')) >= 0 \
+    cel: "isQuantity(self.memoryBudget) && quantity(self.memoryBudget).compareTo(quantity('32Mi')) >= 0 \
           && quantity(self.memoryBudget).compareTo(quantity('64Gi')) <= 0",
-    message: "the memory budget is a quantity from 16Mi to 64Gi: write it as 128Mi",
-    holds: Holds::Always(|cluster| between(&cluster.spec.engine.memory_budget, 16 * MIB, 64 * 1024 * MIB)),
+    message: "the memory budget is a quantity from 32Mi to 64Gi: write it as 128Mi",
+    holds: Holds::Always(|cluster| between(&cluster.spec.engine.memory_budget, 32 * MIB, 64 * 1024 * MIB)),
 };
 
 /// A value fits an atomic batch, which fits a quarter of a segment.

@@ -423,7 +423,7 @@ pub enum ServiceType {
 #[x_kube(validation = &rules::MAX_VALUE_SIZE)]
 pub struct EngineSpec {
     /// Memory of a member for entries not yet committed and for the tail that followers stream from, a
-    /// quantity from 16Mi to 64Gi. Writes wait when it is full.
+    /// quantity from 32Mi to 64Gi. Writes wait when it is full.
     #[serde(default = "defaults::memory_budget")]
     #[schemars(length(min = 1, max = 32))]
     pub memory_budget: String,

@@ -102,7 +102,7 @@ pub async fn run(options: Options) -> Result<Ended, LocalError> {
     let secret = PeerSecret::new(&secret).map_err(|error| {
         LocalError::io("reading", &secret_path)(std::io::Error::new(std::io::ErrorKind::InvalidData, error))
     })?;
-    let config = options.plan.member_config();
+    let config = options.plan.member_config().to_yaml();
     let mut logs = Vec::new();
     let mut launches = Vec::new();
     for member in &file.members {

@@ -42,6 +42,8 @@ pub struct NodeConfig {
     pub retention: RetentionConfig,
     /// Bytes a second that compaction may read and write together.
     pub compaction_bytes_per_second: u64,
+    /// Share of a file's bytes that must be reclaimable before it is compacted, in percent.
+    pub compaction_min_garbage_percent: u32,
     /// How logs are written.
     pub log_format: LogFormat,
 }
@@ -115,6 +117,7 @@ impl Default for NodeConfig {
             max_connections: 4096,
             retention: RetentionConfig::default(),
             compaction_bytes_per_second: engine.compaction.rate_bytes_per_s,
+            compaction_min_garbage_percent: (engine.compaction.min_garbage_ratio * 100.0).round() as u32,
             log_format: LogFormat::Text,
         }
     }
@@ -176,6 +179,11 @@ impl NodeConfig {
         Ok(config)
     }
 
+    /// As a file that [`Self::read`] reads.
+    pub fn to_yaml(&self) -> String {
+        serde_yaml::to_string(self).expect("a configuration has nothing that YAML cannot say")
+    }
+
     /// Refuses values that contradict each other or a bound.
     pub fn check(&self) -> Result<(), ConfigError> {
         let refuse = |key, reason: String| Err(ConfigError::Value { key, reason });
@@ -224,6 +232,12 @@ impl NodeConfig {
                 format!("{} is below maxInFlightBytes ({})", self.max_buffered_bytes, self.max_in_flight_bytes),
             );
         }
+        if !(1..=99).contains(&self.compaction_min_garbage_percent) {
+            return refuse(
+                "compactionMinGarbagePercent",
+                format!("{} is not within 1 and 99", self.compaction_min_garbage_percent),
+            );
+        }
         if self.max_connections == 0 {
             return refuse("maxConnections", "0 would take no client: set 1 or more".to_owned());
         }
@@ -248,6 +262,7 @@ impl NodeConfig {
             },
             compaction: CompactionOptions {
                 rate_bytes_per_s: self.compaction_bytes_per_second,
+                min_garbage_ratio: f64::from(self.compaction_min_garbage_percent) / 100.0,
                 ..CompactionOptions::default()
             },
             ..EngineOptions::default()
@@ -313,6 +328,7 @@ mod tests {
             ("maxInFlightBytes: 1000\n", "maxInFlightBytes"),
             ("maxRequestBytes: 1000\n", "maxRequestBytes"),
             ("maxConnections: 0\n", "maxConnections"),
+            ("compactionMinGarbagePercent: 100\n", "compactionMinGarbagePercent"),
             ("maxInFlightRequests: 0\n", "maxInFlightRequests"),
         ] {
             let error = parse(text).expect_err(text);
@@ -323,6 +339,6 @@ mod tests {
     #[test]
     fn what_is_written_is_what_is_read() {
         let config = NodeConfig { ack: Ack::All, cluster_id: Some(ClusterId(5)), ..NodeConfig::default() };
-        assert_eq!(parse(&serde_yaml::to_string(&config).expect("yaml")).expect("read"), config);
+        assert_eq!(parse(&config.to_yaml()).expect("read"), config);
     }
 }
