@@ -7,15 +7,46 @@
 //! event at the latest when its timeout has passed.
 //!
 //! Any number of controllers may act on one register: safety does not depend on there being one.
+//!
+//! ```text
+//! members        what each member said last              register_copy  what the register says
+//! detect         does the leader lead, and who says so   bootstrap      the first register
+//! membership     which voters there should be            lost_register  the register is gone or went back
+//! requests       one-shot wishes                         change, choose ChangeEpoch itself
+//! upkeep         Init and FOLLOW for whoever needs them  view           the picture
+//! ```
+//! A step takes its event into what is known, then decides from all that is known: nothing is remembered of events
+//! but what they said, so a lost one is made good by the next.
 
+mod bootstrap;
+mod change;
+mod choose;
+mod detect;
+mod lost_register;
+mod members;
+mod membership;
+mod pace;
+mod register_copy;
+mod requests;
+mod upkeep;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
+use self::change::{Change, Kind, Plan};
+use self::members::{Members, belongs, may_vote};
+use self::pace::{Backoff, Pending};
+use self::register_copy::{Known, RegisterCopy};
+use self::requests::Wish;
 use super::message::{HealthReport, MemberName, Reply, Request};
-use super::notice::Notice;
-use super::register::{CasOutcome, ReadOutcome, Register, Version};
+use super::notice::{Notice, Severity};
+use super::random::Random;
+use super::register::{CasOutcome, DoneRequest, MemberAddress, Phase, ReadOutcome, Register, Version};
 use super::spec::{ExpectedMember, PartitionSpec};
-use super::view::PartitionView;
-use crate::ident::ClusterId;
+use super::view::{Condition, Transition};
+use crate::ident::{AttemptId, ClusterId, Sid};
 
 /// How a member's health stream ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,28 +169,285 @@ pub struct ControllerConfig {
 #[derive(Debug)]
 pub struct Controller {
     config: ControllerConfig,
+    random: Random,
+    now: Duration,
+    members: Members,
+    register: RegisterCopy,
+    change: Option<Change>,
+    /// Attempts of this controller that were given up: nobody else works on them.
+    own_attempts: BTreeSet<AttemptId>,
+    /// What the newest of those was for.
+    unfinished: Option<(AttemptId, Kind, String, Duration)>,
+    /// A switchover that was asked for.
+    wish: Option<Wish>,
+    /// What became of a request, not yet in the register.
+    outcome: Option<DoneRequest>,
+    /// Whose volumes may become a register again although some are missing.
+    adopt: Option<ClusterId>,
+    calls: BTreeMap<u64, Call>,
+    last_call: u64,
+    backoff: Backoff,
+    pending: Pending,
+    /// Candidates that failed, and until when they are passed over.
+    cooling: BTreeMap<Sid, Duration>,
+    /// Since when the leader has been suspected.
+    suspected: Option<(Sid, Duration)>,
+    history: VecDeque<Transition>,
+    conditions: Vec<Condition>,
+    actions: Vec<Action>,
+    deadline: Option<Duration>,
+}
+
+/// What an answer belongs to.
+#[derive(Debug, Clone, Copy)]
+enum Call {
+    Fence { attempt: AttemptId, sid: Sid },
+    Assemble { attempt: AttemptId, sid: Sid },
+    Promote { attempt: AttemptId, sid: Sid },
+    Upkeep,
 }
 
 impl Controller {
     /// A controller that knows nothing yet; its first step reads the register.
     pub fn new(config: ControllerConfig) -> Self {
-        Self { config }
+        let mut members = Members::default();
+        members.expect(config.members.clone());
+        Self {
+            random: Random::new(config.seed),
+            config,
+            now: Duration::ZERO,
+            members,
+            register: RegisterCopy::new(),
+            change: None,
+            own_attempts: BTreeSet::new(),
+            unfinished: None,
+            wish: None,
+            outcome: None,
+            adopt: None,
+            calls: BTreeMap::new(),
+            last_call: 0,
+            backoff: Backoff::default(),
+            pending: Pending::default(),
+            cooling: BTreeMap::new(),
+            suspected: None,
+            history: VecDeque::new(),
+            conditions: Vec::new(),
+            actions: Vec::new(),
+            deadline: None,
+        }
     }
 
     /// Takes one event and says what to do now.
     pub fn step(&mut self, now: Duration, event: Event) -> Vec<Action> {
-        let _ = (now, event, &self.config);
-        Vec::new()
+        self.now = self.now.max(now);
+        self.take(event);
+        self.decide();
+        std::mem::take(&mut self.actions)
     }
 
     /// When `step` wants to be called at the latest; None: only on events.
     pub fn next_deadline(&self) -> Option<Duration> {
-        None
+        self.deadline
     }
 
-    /// The picture at `now`.
-    pub fn view(&self, now: Duration) -> PartitionView {
-        let _ = now;
-        unreachable!("filled in with the decisions")
+    fn take(&mut self, event: Event) {
+        let now = self.now;
+        match event {
+            Event::RegisterRead(outcome) => self.register.read_done(outcome, now),
+            Event::CasDone(outcome) => {
+                if let Err(why) = self.register.swap_done(outcome, now) {
+                    self.tell(Severity::Warning, "RegisterWriteUnknown", format!("{why}; it is read again first"));
+                }
+            }
+            Event::Report { member, report } => {
+                if let Some(notice) = self.members.report(&member, *report, now) {
+                    self.actions.push(Action::Tell(notice));
+                }
+            }
+            Event::Disconnected { member, kind } => self.members.disconnected(&member, kind, now),
+            Event::Reply { request_id, member, result } => match self.calls.remove(&request_id) {
+                Some(
+                    Call::Fence { attempt, sid } | Call::Assemble { attempt, sid } | Call::Promote { attempt, sid },
+                ) => self.answered(request_id, attempt, sid, member, result),
+                Some(Call::Upkeep) => self.upkeep_answered(request_id, &member, result),
+                None => {}
+            },
+            Event::Request(ControlRequest::Switchover { target, id }) => self.take_wish(target, id),
+            Event::Request(ControlRequest::AdoptCluster { cluster_id }) => self.adopt = Some(cluster_id),
+            Event::Request(ControlRequest::RefreshRegister) => self.register.refresh(),
+            Event::SpecChanged { spec, members } => {
+                self.config.spec = *spec;
+                self.config.members.clone_from(&members);
+                self.members.expect(members);
+            }
+            Event::Tick => {}
+        }
+    }
+
+    fn decide(&mut self) {
+        self.deadline = None;
+        self.conditions.clear();
+        // Each round either waits for something or ends or begins a change; two of those a step are plenty.
+        for _ in 0..4 {
+            let idle = self.change.is_none();
+            if let Some(at) = self.register.pump(self.now, idle, &mut self.actions) {
+                self.wake(at);
+            }
+            let again = if idle { self.consider() } else { self.drive() };
+            if !again {
+                break;
+            }
+        }
+        self.upkeep();
+    }
+
+    /// No change is running: should one? True: look again.
+    fn consider(&mut self) -> bool {
+        if !self.register.settled() {
+            return false;
+        }
+        let register = match self.register.known() {
+            Known::Unread => return false,
+            Known::Absent => {
+                self.members.note_sync(None, self.now);
+                return self.without_register();
+            }
+            Known::Found(register, _) => Arc::clone(register),
+        };
+        if self.outcome.as_ref().is_some_and(|o| register.last_request.as_ref() == Some(o)) {
+            self.outcome = None;
+        }
+        if self.went_back(&register) {
+            return self.change.is_some();
+        }
+        self.adopt = None;
+        if !register.initialized {
+            self.members.note_sync(None, self.now);
+            return self.bootstrap(&register);
+        }
+        let plan = match register.phase {
+            Phase::Electing => {
+                self.members.note_sync(None, self.now);
+                self.resume(&register)
+            }
+            Phase::Leading => self.lead(&register),
+        };
+        if let Some(plan) = plan {
+            if self.propose(plan, &register) {
+                return true;
+            }
+        }
+        if let (true, Some(done)) = (self.register.settled(), self.outcome.clone()) {
+            let mut next = Register::clone(&register);
+            next.last_request = Some(done);
+            self.register.swap(next, &mut self.actions);
+        }
+        false
+    }
+
+    /// The register names a leader: what should be otherwise?
+    fn lead(&mut self, register: &Register) -> Option<Plan> {
+        let verdict = self.judge_leader(register);
+        let leader = register.leader?;
+        let report = self.members.fresh(leader, self.now).filter(|_| verdict.leads()).cloned();
+        self.members.note_sync(report.as_ref(), self.now);
+        let asked = self.carry_out_wish(register, &verdict);
+        asked
+            .or_else(|| self.failover(register, &verdict))
+            .or_else(|| self.keep_quorum(register, report.as_ref()?))
+            .or_else(|| self.move_leader(register, report.as_ref()?))
+            .or_else(|| self.shape_voters(register, report.as_ref()?))
+    }
+
+    /// Begins `plan` unless it must wait: for its rank, or after failures. True: it began.
+    fn propose(&mut self, plan: Plan, base: &Register) -> bool {
+        let rank = Duration::from_millis(500) * self.config.rank;
+        let due = (self.pending.since(plan.kind, base.epoch, self.now) + rank).max(self.backoff.until());
+        if self.now < due {
+            self.wake(due);
+            return false;
+        }
+        self.begin(plan, base);
+        true
+    }
+
+    fn wake(&mut self, at: Duration) {
+        // What is due now was decided now; a deadline in the past would make the driver spin.
+        let at = at.max(self.now + Duration::from_millis(1));
+        self.deadline = Some(self.deadline.map_or(at, |known| known.min(at)));
+    }
+
+    fn tell(&mut self, severity: Severity, reason: &'static str, text: String) {
+        self.actions.push(Action::Tell(Notice { severity, reason, text }));
+    }
+
+    fn condition(&mut self, kind: &'static str, text: String) {
+        self.conditions.push(Condition { kind, text });
+    }
+
+    fn send(&mut self, member: MemberName, timeout: Duration, request: Request, call: Call) -> u64 {
+        self.last_call += 1;
+        self.calls.insert(self.last_call, call);
+        self.actions.push(Action::Send { request_id: self.last_call, member, timeout, request: Box::new(request) });
+        self.last_call
+    }
+
+    /// A name for humans: of who holds `sid`, or held it when the register was written.
+    fn name_of(&self, sid: Sid) -> MemberName {
+        let known = || self.register.found()?.members.get(&sid).map(|m| m.name.clone());
+        self.members.holder(sid).map(|m| m.name().clone()).or_else(known).unwrap_or_else(|| format!("storage {sid}"))
+    }
+
+    /// minVoters as wished; never more than there shall be.
+    fn min_voters(&self) -> u32 {
+        let spec = &self.config.spec;
+        spec.min_voters.min(spec.replicas).max(1)
+    }
+
+    /// Writes down where everybody is, and who learns.
+    fn note_members(&self, register: &mut Register) {
+        for member in self.members.all() {
+            let Some(report) = member.report.as_ref().filter(|_| member.copy_of.is_none()) else { continue };
+            let sid = report.standing.sid;
+            let foreign = report.standing.cluster_id.is_some_and(|id| id != register.cluster_id);
+            if foreign {
+                continue;
+            }
+            let unknown = register.members.remove(&sid).map(|m| m.unknown).unwrap_or_default();
+            let expected = &member.expected;
+            register.members.insert(
+                sid,
+                MemberAddress {
+                    name: expected.name.clone(),
+                    peer_address: expected.peer_address.clone(),
+                    client_address: expected.client_address.clone(),
+                    unknown,
+                },
+            );
+            if !register.learners.contains(&sid) {
+                register.learners.push(sid);
+            }
+        }
+        let holders: BTreeSet<Sid> = self.members.all().filter_map(members::Member::sid).collect();
+        register.learners.retain(|sid| !register.voters.contains(sid) && holders.contains(sid));
+        register.learners.sort_unstable();
+        let (voters, learners) = (&register.voters, &register.learners);
+        register.members.retain(|sid, _| voters.contains(sid) || learners.contains(sid));
+    }
+
+    /// Voters that answer now and may vote.
+    fn present_voters(&self, register: &Register) -> Vec<Sid> {
+        register.voters.iter().copied().filter(|&sid| self.present(sid, register)).collect()
+    }
+
+    /// Whether the holder of `sid` answers now and its data may vote.
+    fn present(&self, sid: Sid, register: &Register) -> bool {
+        self.members
+            .fresh(sid, self.now)
+            .is_some_and(|r| belongs(&r.standing, register.cluster_id, register.lineage) && may_vote(&r.shards))
     }
 }
+
+#[cfg(test)]
+#[path = "tests/mod.rs"]
+mod tests;

@@ -1,0 +1,191 @@
+//! TARGET and CHOOSE of a `ChangeEpoch`: from the answers to FENCE to who leads and who assembles what.
+//!
+//! Pure functions of the answers. TARGET: per shard, the largest (epoch, gsn) among the valid answers (R7). CHOOSE:
+//! a member of the next configuration that misses least and can get it from logs; when voters or W change,
+//! W' of the next configuration must have it all before the register says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::members::may_vote;
+use crate::ident::Sid;
+use crate::position::{Epoch, LogTail};
+use crate::topology::message::{DataState, FenceReply, MemberName};
+
+/// An answer to FENCE.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    pub(super) name: MemberName,
+    pub(super) reply: FenceReply,
+    pub(super) at: Duration,
+}
+
+impl Answer {
+    /// Whether it counts towards R in `epoch`, if its sid votes.
+    pub(super) fn valid(&self, epoch: Epoch) -> bool {
+        self.reply.standing.promised == epoch && may_vote(&self.reply.shards)
+    }
+}
+
+/// What speaks for or against a member as leader, besides its log.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Fitness {
+    pub(super) leaving: bool,
+    pub(super) disk_full: bool,
+    pub(super) cooling: bool,
+    pub(super) ordinal: u32,
+}
+
+/// The question.
+#[derive(Debug)]
+pub(super) struct Question<'a> {
+    pub(super) epoch: Epoch,
+    /// V, whose answers are counted.
+    pub(super) voters: &'a [Sid],
+    /// V', one of whom shall lead.
+    pub(super) next: &'a [Sid],
+    /// How many of V' must have everything: 1 if only the leader changes, else W'.
+    pub(super) assembled: usize,
+    /// Shall lead if it can.
+    pub(super) want: Option<Sid>,
+    /// Shall lead only if nobody else can.
+    pub(super) avoid: Option<Sid>,
+    /// Nobody else may lead.
+    pub(super) only: Option<Sid>,
+    /// Could not assemble in this attempt.
+    pub(super) excluded: &'a BTreeSet<Sid>,
+    pub(super) fitness: &'a BTreeMap<Sid, Fitness>,
+}
+
+/// Per shard.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) tail: LogTail,
+    /// Who has it, among the valid answers.
+    pub(super) donor: Sid,
+}
+
+/// The answer.
+#[derive(Debug, Clone)]
+pub(super) struct Choice {
+    pub(super) leader: Sid,
+    /// Who must be at the targets before DECIDE, the leader included.
+    pub(super) assemble: Vec<Sid>,
+    pub(super) targets: Vec<Target>,
+    /// Nothing better could come from further answers than what was asked for.
+    pub(super) as_wished: bool,
+}
+
+/// Why nobody was chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum NoChoice {
+    /// More answers may help.
+    Few(String),
+    /// The logs contradict each other: a rule was broken somewhere.
+    Diverged(String),
+}
+
+/// TARGET.
+fn targets(answers: &BTreeMap<Sid, Answer>, voters: &[Sid], epoch: Epoch) -> Result<Vec<Target>, NoChoice> {
+    let mut targets: Vec<Target> = Vec::new();
+    let valid = || answers.iter().filter(|(sid, a)| voters.contains(sid) && a.valid(epoch));
+    for (&sid, answer) in valid() {
+        let shards = &answer.reply.shards;
+        if targets.is_empty() {
+            targets = shards.iter().map(|s| Target { tail: s.tail, donor: sid }).collect();
+        }
+        if shards.len() != targets.len() {
+            let (a, b) = (shards.len(), targets.len());
+            return Err(NoChoice::Diverged(format!("{} has {a} shards, others have {b}", answer.name)));
+        }
+        for (shard, (have, best)) in shards.iter().zip(&mut targets).enumerate() {
+            if have.tail.last == best.tail.last && have.tail.chain != best.tail.chain {
+                return Err(NoChoice::Diverged(format!(
+                    "{} and {} both end shard {shard} at {:?} with different content",
+                    answer.name, answers[&best.donor].name, have.tail.last
+                )));
+            }
+            if have.tail.last > best.tail.last {
+                *best = Target { tail: have.tail, donor: sid };
+            }
+        }
+    }
+    for (_, answer) in valid() {
+        for (shard, (have, target)) in answer.reply.shards.iter().zip(&targets).enumerate() {
+            if have.commit > target.tail.last.gsn {
+                return Err(NoChoice::Diverged(format!(
+                    "{} has committed {} of shard {shard}, the most that a read quorum holds is {:?}",
+                    answer.name, have.commit, target.tail.last
+                )));
+            }
+        }
+    }
+    Ok(targets)
+}
+
+/// What `answer` lacks, in entries; the flag: whether its logs are surely joinable with the donors'.
+fn missing(answer: &Answer, targets: &[Target], answers: &BTreeMap<Sid, Answer>) -> (bool, u64) {
+    let mut sure = true;
+    let mut entries = 0;
+    for (shard, (have, target)) in answer.reply.shards.iter().zip(targets).enumerate() {
+        if have.tail == target.tail {
+            continue;
+        }
+        // Within one epoch logs are prefixes of one leader's; otherwise only what is committed is surely common.
+        let common = if have.tail.last.epoch == target.tail.last.epoch { have.tail.last.gsn } else { have.commit };
+        entries += target.tail.last.gsn.saturating_sub(common).max(1);
+        let floor = answers[&target.donor].reply.shards[shard].log_floor;
+        sure &= common + 1 >= floor;
+    }
+    (sure, entries)
+}
+
+/// Whether its logs are exactly at the targets.
+pub(super) fn at_targets(answer: &Answer, targets: &[Target]) -> bool {
+    answer.reply.shards.len() == targets.len()
+        && answer.reply.shards.iter().zip(targets).all(|(have, want)| have.tail == want.tail)
+}
+
+/// TARGET and CHOOSE.
+pub(super) fn choose(answers: &BTreeMap<Sid, Answer>, question: &Question<'_>) -> Result<Choice, NoChoice> {
+    let q = question;
+    let targets = targets(answers, q.voters, q.epoch)?;
+    let mut able: Vec<(Sid, &Answer, bool, u64)> = answers
+        .iter()
+        .filter(|(sid, a)| {
+            q.next.contains(sid)
+                && !q.excluded.contains(sid)
+                && a.valid(q.epoch)
+                && a.reply.shards.len() == targets.len()
+        })
+        .map(|(&sid, a)| {
+            let (sure, entries) = missing(a, &targets, answers);
+            (sid, a, sure, entries)
+        })
+        .collect();
+    let fitness = |sid: Sid| q.fitness.get(&sid).copied().unwrap_or_default();
+    let leader = able
+        .iter()
+        .filter(|(sid, ..)| q.only.is_none_or(|only| only == *sid))
+        .min_by_key(|&&(sid, answer, sure, entries)| {
+            let f = fitness(sid);
+            let damaged = answer.reply.shards.iter().any(|s| s.state == DataState::Damaged);
+            let unwished = (q.want.is_some_and(|want| want != sid), q.avoid == Some(sid));
+            (damaged, unwished, f.leaving, f.disk_full, !sure, f.cooling, entries, f.ordinal, sid)
+        })
+        .map(|&(sid, ..)| sid)
+        .ok_or_else(|| NoChoice::Few("no member that may lead has answered".into()))?;
+    able.retain(|&(sid, ..)| sid != leader);
+    able.sort_by_key(|&(sid, _, sure, entries)| (!sure, entries, sid));
+    let others = q.assembled.saturating_sub(1);
+    if able.len() < others {
+        return Err(NoChoice::Few(format!(
+            "{} of the next voters have answered, {} must hold everything first",
+            able.len() + 1,
+            q.assembled
+        )));
+    }
+    let assemble = std::iter::once(leader).chain(able.iter().take(others).map(|&(sid, ..)| sid)).collect();
+    let as_wished = q.want.is_none_or(|want| want == leader) && q.avoid != Some(leader);
+    Ok(Choice { leader, assemble, targets, as_wished })
+}

@@ -1,0 +1,1 @@
+//! Decisions, one scenario a test.
