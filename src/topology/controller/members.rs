@@ -11,7 +11,7 @@ use super::Disconnect;
 use crate::ident::{ClusterId, Sid};
 use crate::position::Epoch;
 use crate::replication::rules::{Sighting, Sightings};
-use crate::topology::message::{DataState, HealthReport, InitState, MemberName, ShardReport, Standing};
+use crate::topology::message::{DataState, HealthReport, InitState, MemberName, Role, ShardReport, Standing};
 use crate::topology::notice::{Notice, Severity};
 use crate::topology::spec::ExpectedMember;
 
@@ -194,7 +194,10 @@ impl Members {
             member.instance_since = now;
         }
         // Promises never fall: an older word of the same process that was overtaken by a reply says nothing new.
-        if same.is_some_and(|r| r.standing.promised > standing.promised) {
+        let newer = |known: &Standing| {
+            (known.promised, known.led, known.live_led) > (standing.promised, standing.led, standing.live_led)
+        };
+        if same.is_some_and(|r| newer(&r.standing)) {
             member.heard = Some(now);
             member.link = Link::Up;
             return None;
@@ -230,6 +233,11 @@ impl Members {
                 if report.standing.instance == standing.instance && report.standing.promised <= standing.promised {
                     if report.standing.promised < standing.promised {
                         member.promised_since = now;
+                    }
+                    if report.standing.live_led < standing.live_led {
+                        // It was just promoted; its own word of that is on its way.
+                        report.role = Role::Leader;
+                        report.leader = None;
                     }
                     report.standing = standing.clone();
                 }

@@ -1,1 +1,3 @@
 //! Decisions, one scenario a test.
+
+mod choices;
