@@ -24,10 +24,10 @@ async fn a_manifest_that_breaks_a_rule_is_refused_by_its_field_and_nothing_is_ma
     let cases = [
         (good.replace("replicas: 3", "replicas: 0"), vec!["replicas", "0"]),
         (format!("{good}  replication: {{ack: Sometimes}}\n"), vec!["ack", "Sometimes", "Quorum"]),
-        (format!("{good}  frobnicate: 7\n"), vec!["frobnicate", "line 9"]),
+        (format!("{good}  frobnicate: 7\n"), vec!["frobnicate", "cluster.yaml:9:3"]),
         (good.replace("size: 1Gi", "size: much"), vec!["size"]),
         (good.replace("kind: ArmdbCluster", "kind: Deployment"), vec!["ArmdbCluster", "Deployment"]),
-        (good.replace("replicas: 3", "replicas: [3"), vec!["line"]),
+        (good.replace("replicas: 3", "replicas: [3"), vec!["cluster.yaml:"]),
     ];
     for (text, parts) in cases {
         std::fs::write(&path, &text).expect("written");

@@ -13,7 +13,7 @@ use armdb::client::{Client, ClientOptions, ReadLevel, ReadOptions, Token};
 use armdb::local::control;
 use armdb::local::directory::{ClusterFile, MemberEntry};
 use armdb::net::proto::LocalStatusRequest;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use tempfile::TempDir;
 
 use super::process::{self, armdb, dies_with_us};
@@ -91,6 +91,13 @@ impl Cluster {
         i32::try_from(self.supervisor.as_ref().expect("it runs").id()).expect("a pid")
     }
 
+    /// Whether the supervisor runs no more; it is not waited for here.
+    fn has_ended(&self) -> bool {
+        let pid = Pid::from_raw(self.supervisor()).expect("a pid");
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        rustix::process::waitid(WaitId::Pid(pid), options).is_ok_and(|status| status.is_some())
+    }
+
     /// Signals the supervisor and waits for its end.
     pub async fn end(&mut self, signal: Signal) -> ExitStatus {
         let mut supervisor = self.supervisor.take().expect("it runs");
@@ -118,6 +125,7 @@ impl Cluster {
         let mut last = None;
         let looking = async {
             loop {
+                assert!(!self.has_ended(), "armdb local has ended while this was waited for: {what}");
                 if let Some(status) = self.try_status().await {
                     if let Some(value) = found(&status) {
                         return value;
