@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::shard_state::ShardState;
-use crate::position::{Gsn, LogTail};
+use crate::position::{Gsn, LogPosition, LogTail};
 
 /// What can go wrong with a data directory.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +84,27 @@ pub enum EngineError {
     /// No tree has this id.
     #[error("tree {0} is unknown: create it first")]
     UnknownTree(u16),
+    /// `Db::open` on a directory whose data cannot be trusted.
+    #[error("shard {shard} in {path} is {reason}: its files are kept as they are; `armdb inspect` says more")]
+    Unsound {
+        /// The directory.
+        path: PathBuf,
+        /// The shard.
+        shard: u16,
+        /// Its state, and why.
+        reason: String,
+    },
+    /// A position of an embedded database that is none of its history.
+    #[error("shard {shard} has no {position:?} in its history (a crash took what was not durable): start over")]
+    PositionLost {
+        /// The shard.
+        shard: u16,
+        /// The position asked for.
+        position: LogPosition,
+    },
+    /// The embedded database was closed.
+    #[error("the database is closed: open it again")]
+    Closed,
     /// An earlier failure ended this engine's life.
     #[error("the engine has stopped after a failure: {0}; restart the process")]
     Failed(String),

@@ -9,8 +9,9 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 
 use super::error::EngineError;
-use super::files::Files;
+use super::files::{Files, SHARD_META};
 use super::format::node_meta::{NODE_META_MAGIC, NodeRecord, Purpose};
+use super::format::shard_meta::{SHARD_META_MAGIC, ShardMeta};
 use super::format::slots::{self, SLOT_BYTES};
 use super::format::{FORMAT_LEVEL, FORMAT_MAX, FORMAT_MIN};
 use super::index::MAX_SEGMENT_BYTES;
@@ -24,11 +25,15 @@ use super::shard_state::ShardState;
 use super::shared::Shared;
 use super::sync;
 use super::tree::TreeInfo;
-use crate::disk::{DirLock, Disk};
+use crate::disk::{DirEntry, DirLock, Disk};
 use crate::ident::InstanceId;
 
 /// Name of the member's metadata.
 const NODE_META: &str = "node.meta";
+/// Its name while a directory is being formatted.
+const NODE_META_UNFINISHED: &str = "node.meta.tmp";
+/// What the name of a shard's directory begins with.
+const SHARD_DIR: &str = "shard-";
 /// Shards a directory may have.
 const SHARDS_MAX: u16 = 64;
 
@@ -82,7 +87,7 @@ impl Node {
 
 /// The directory of a shard.
 pub(crate) fn shard_dir(dir: &Path, shard: u16) -> PathBuf {
-    dir.join(format!("shard-{shard:03}"))
+    dir.join(format!("{SHARD_DIR}{shard:03}"))
 }
 
 impl Engine {
@@ -102,8 +107,15 @@ impl Engine {
             return Err(EngineError::Options { name: "shards", reason });
         }
         disk.create_dir_all(dir).map_err(io_error("create", dir))?;
+        let _one_at_a_time = lock(disk, dir)?;
         if Self::is_formatted(disk, dir)? {
             return Err(EngineError::NotEmpty(dir.to_owned()));
+        }
+        for entry in disk.list(dir).map_err(io_error("list", dir))? {
+            // What a format left behind that did not finish.
+            let path = dir.join(&entry.name);
+            let removed = if entry.is_dir { disk.remove_dir_all(&path) } else { disk.remove_file(&path) };
+            removed.map_err(io_error("remove", &path))?;
         }
         if let Some(parent) = dir.parent() {
             disk.sync_dir(parent).map_err(io_error("sync", parent))?;
@@ -135,12 +147,14 @@ impl Engine {
             hash_seed: (format.sid.0 as u64) ^ (format.sid.0 >> 64) as u64,
             relaxed: false,
         };
-        let path = dir.join(NODE_META);
+        // Under its name it is whole: until then there is nothing here.
+        let path = dir.join(NODE_META_UNFINISHED);
         let payload = record.encode();
         let file = disk.create(&path).map_err(io_error("create", &path))?;
         let both = [slots::encode(NODE_META_MAGIC, 1, &payload), slots::encode(NODE_META_MAGIC, 0, &payload)];
         file.write_at(&[IoSlice::new(&both[0]), IoSlice::new(&both[1])], 0).map_err(io_error("write", &path))?;
         file.sync_data().map_err(io_error("sync", &path))?;
+        disk.rename(&path, &dir.join(NODE_META)).map_err(io_error("rename", &path))?;
         disk.sync_dir(dir).map_err(io_error("sync", dir))
     }
 
@@ -150,7 +164,12 @@ impl Engine {
         if !disk.exists(dir).map_err(io_error("look for", dir))? {
             return Ok(false);
         }
-        Ok(!disk.list(dir).map_err(io_error("list", dir))?.is_empty())
+        for entry in disk.list(dir).map_err(io_error("list", dir))? {
+            if entry.name != NODE_META_UNFINISHED && !is_unfinished_shard(disk, &dir.join(&entry.name), &entry)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Locks the directory and recovers its shards.
@@ -174,10 +193,7 @@ impl Engine {
         if !Self::is_formatted(&disk, dir)? {
             return Err(EngineError::NotFormatted(dir.to_owned()));
         }
-        let lock = disk.lock_dir(dir).map_err(|source| match source.kind() {
-            std::io::ErrorKind::WouldBlock => EngineError::Locked(dir.to_owned()),
-            _ => EngineError::Io { operation: "lock", path: dir.to_owned(), source },
-        })?;
+        let lock = lock(&disk, dir)?;
         let mut node = read_node(&disk, dir)?;
         match (purpose, node.record.purpose) {
             (Purpose::Embedded, Purpose::Member) => return Err(EngineError::MemberDirectory(dir.to_owned())),
@@ -435,6 +451,34 @@ fn check_options(options: &EngineOptions) -> Result<(), EngineError> {
         return wrong("segment_bytes", format!("{} is not a multiple of 4096", options.segment_bytes));
     }
     Ok(())
+}
+
+fn lock(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Box<dyn DirLock>, EngineError> {
+    disk.lock_dir(dir).map_err(|source| match source.kind() {
+        std::io::ErrorKind::WouldBlock => EngineError::Locked(dir.to_owned()),
+        _ => EngineError::Io { operation: "lock", path: dir.to_owned(), source },
+    })
+}
+
+/// Whether this is a shard that was being formatted: nothing in it, or a `shard.meta` that says blank or nothing
+/// at all yet. `node.meta` is written last, so beside it there is none of these.
+fn is_unfinished_shard(disk: &Arc<dyn Disk>, path: &Path, entry: &DirEntry) -> Result<bool, EngineError> {
+    if !entry.is_dir || !entry.name.starts_with(SHARD_DIR) {
+        return Ok(false);
+    }
+    let names = disk.list(path).map_err(io_error("list", path))?;
+    match names.as_slice() {
+        [] => Ok(true),
+        [only] if only.name == SHARD_META && !only.is_dir => {
+            let path = path.join(SHARD_META);
+            let file = disk.open_read(&path).map_err(io_error("open", &path))?;
+            let mut bytes = vec![0; 2 * SLOT_BYTES];
+            let len = file.read_at(&mut bytes, 0).map_err(io_error("read", &path))?;
+            let newest = slots::newest(SHARD_META_MAGIC, &bytes[..len]);
+            Ok(newest.is_none_or(|newest| ShardMeta::decode(&newest.payload) == Ok(ShardMeta::blank())))
+        }
+        _ => Ok(false),
+    }
 }
 
 /// The machine's boot, as Linux tells it; zeros where it does not.

@@ -13,6 +13,7 @@ mod batch;
 mod chunk;
 mod commit;
 mod compaction;
+pub mod db;
 mod error;
 mod files;
 pub(crate) mod filter;
@@ -44,6 +45,7 @@ mod watch;
 
 pub use batch::{Appended, Condition, Expect, Version, WriteBatch, WriteOp};
 pub use chunk::{LogChunk, TailRead};
+pub use db::{Db, DbEvent, DbOptions, DbPosition, DbScan, DbTree, DbWatch, WriteOutcome};
 pub use error::{AppendError, BelowFloor, ChunkError, EngineError, TruncateError};
 pub use full_sync::{FullSync, SnapshotFile, SnapshotManifest, SnapshotPin};
 pub use listener::EngineListener;
