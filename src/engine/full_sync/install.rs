@@ -30,11 +30,12 @@ struct Staged {
     end: FileEnd,
 }
 
-/// All of them, in the manifest's order: the log by gsn, then outputs of compaction.
+/// All of them, in the manifest's order: segments by gsn, then outputs of compaction.
 #[derive(Default)]
 struct Contents {
     files: Vec<Staged>,
-    log: Vec<(Arc<Segment>, Scan)>,
+    /// Segments; those below the log's floor first. Of these some may be missing: compaction took them.
+    segments: Vec<(Arc<Segment>, Scan)>,
     compacted: Vec<Arc<Segment>>,
 }
 
@@ -95,17 +96,19 @@ impl Shard {
         for (i, file) in (0u32..).zip(&manifest.files) {
             let (staged, scan) = self.read_file(file, staging, i, first_id + i)?;
             match scan {
-                Some(scan) => contents.log.push((staged.segment.clone(), scan)),
+                Some(scan) => contents.segments.push((staged.segment.clone(), scan)),
                 None => contents.compacted.push(staged.segment.clone()),
             }
             contents.files.push(staged);
         }
         contents.files.sort_by_key(|s| (s.segment.header.compacted, s.before.last.gsn, s.segment.id()));
-        contents.log.sort_by_key(|(segment, _)| (segment.base_gsn(), segment.id()));
+        contents.segments.sort_by_key(|(segment, _)| (segment.base_gsn(), segment.id()));
         let disk = &self.shared.disk;
         disk.sync_dir(staging.dir()).map_err(io_error("sync", staging.dir()))?;
 
-        let first = contents.log.first().map_or(manifest.g0, |(segment, _)| segment.header.before());
+        let below = contents.segments.partition_point(|(_, scan)| scan.tail.last.gsn < manifest.log_floor);
+        let log = &contents.segments[below..];
+        let first = log.first().map_or(manifest.g0, |(segment, _)| segment.header.before());
         if first.last.gsn + 1 > manifest.log_floor {
             let floor = manifest.log_floor;
             return Err(format!("its log begins at {}, above its floor {floor}", first.last.gsn + 1).into());
@@ -113,7 +116,7 @@ impl Shard {
         let mut tail = first;
         let mut starts: Vec<LogPosition> =
             manifest.epoch_table.starts().iter().copied().filter(|start| start.gsn <= first.last.gsn).collect();
-        for (segment, scan) in &contents.log {
+        for (segment, scan) in log {
             let before = segment.header.before();
             if before != tail {
                 return Err(format!("a file begins after {before:?}, the log before it ends at {tail:?}").into());
@@ -177,8 +180,7 @@ impl Shard {
             return Err(format!("{name} does not match its checksum").into());
         }
         let (before, end, scan) = if header.compacted {
-            let (before, end) = read_compacted(name, bytes)?;
-            (before, end, None)
+            (header.before(), read_compacted(name, &header, bytes)?, None)
         } else {
             let scan = scan(bytes, &header, Some(len));
             let whole = matches!(scan.stop, Stop::Length | Stop::Sealed) && !scan.unfinished && scan.end == len;
@@ -204,7 +206,7 @@ impl Shard {
         for staged in &contents.files {
             view = view.with_segment(staged.segment.clone());
         }
-        for (segment, scan) in &contents.log {
+        for (segment, scan) in &contents.segments {
             keys += scan.entries.len() as u64;
             for entry in scan.entries.iter().filter(|entry| entry.kind == Kind::Catalog) {
                 let tree = segment.peek(entry.offset).and_then(|record| decode_catalog(&record));
@@ -212,7 +214,7 @@ impl Shard {
             }
         }
         view.index = Arc::new(HashIndex::with_capacity(keys));
-        let time_ms = load(&self.shared, &mut view, &contents.log, &contents.compacted, manifest.g0.last.gsn);
+        let time_ms = load(&self.shared, &mut view, &contents.segments, &contents.compacted, manifest.g0.last.gsn);
         self.note_committed_time(time_ms.max(manifest.committed_time_ms));
         view
     }
@@ -314,20 +316,19 @@ impl Shard {
     }
 }
 
-/// Every record of an output of compaction, and what the manifest says of the file.
-fn read_compacted(name: &str, bytes: &[u8]) -> Result<(LogTail, FileEnd), String> {
+/// Checks every record of an output of compaction; where it ends.
+fn read_compacted(name: &str, header: &SegmentHeader, bytes: &[u8]) -> Result<FileEnd, String> {
     let mut at = SEGMENT_HEADER_BYTES as usize;
-    let (mut min, mut max, mut crcs) = (u64::MAX, 0, 0);
+    let mut last = header.before();
     while at < bytes.len() {
         match Record::parse(&bytes[at..]) {
             Parsed::Record(record) if record.kind().is_entry() => {
-                (min, max) = (min.min(record.gsn()), max.max(record.gsn()));
-                crcs = chain(crcs, record.crc());
+                last.last.gsn = last.last.gsn.max(record.gsn());
+                last.chain = chain(last.chain, record.crc());
                 at += record.len();
             }
             _ => return Err(format!("{name}: the record at {at} is damaged")),
         }
     }
-    let tail = |gsn, chain| LogTail { last: LogPosition { epoch: 0, gsn }, chain };
-    Ok((tail(min.min(max).saturating_sub(1), 0), FileEnd { len: bytes.len() as u64, last: tail(max, crcs) }))
+    Ok(FileEnd { len: bytes.len() as u64, last })
 }
