@@ -172,6 +172,14 @@ impl Local for Service {
             return Err(Status::failed_precondition("no register is lost: there is nothing to adopt"));
         }
         for driver in &lost {
+            if let Some(found) = driver.view().cluster_id.filter(|found| *found != cluster_id) {
+                return Err(Status::failed_precondition(format!(
+                    "the members of partition {} hold data of cluster {found}, not of {cluster_id}",
+                    driver.partition()
+                )));
+            }
+        }
+        for driver in &lost {
             driver.request(ControlRequest::AdoptCluster { cluster_id }).await;
         }
         let all = async {

@@ -274,8 +274,15 @@ impl Session {
             let mut sent = false;
             for cursor in self.cursors.iter_mut().flatten() {
                 // Files are read by page faults: other tasks of this thread must not wait for them.
-                let chunk =
-                    if cursor.is_catching_up() { tokio::task::block_in_place(|| cursor.next()) } else { cursor.next() };
+                let from_files = cursor.is_catching_up();
+                let chunk = if from_files { tokio::task::block_in_place(|| cursor.next()) } else { cursor.next() };
+                if cursor.is_catching_up() != from_files {
+                    let follower = &self.follower.name;
+                    match from_files {
+                        false => tracing::info!(follower, "fell out of memory: catches up from the log's files"),
+                        true => tracing::info!(follower, "has caught up with memory: streams from there again"),
+                    }
+                }
                 let chunk = match chunk {
                     Ok(Some(chunk)) => chunk,
                     Ok(None) => continue,

@@ -52,6 +52,7 @@ async fn a_register_lost_together_with_a_member_is_rebuilt_only_when_somebody_ad
 
     let other = cluster.ask(["adopt", "0123456789abcdef0123456789abcdef"]).await;
     assert!(!other.status.success(), "another cluster's id was taken: {}", process::told(&other));
+    assert!(String::from_utf8_lossy(&other.stderr).contains(&id), "{}", process::told(&other));
     let status = cluster.try_status().await.expect("it answers");
     assert_ne!(status.partitions[0].state, PartitionState::Available);
 

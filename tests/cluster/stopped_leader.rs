@@ -71,6 +71,8 @@ async fn a_leader_that_was_stopped_gives_up_its_tail_and_serves_no_stale_read() 
     }
 
     let new = cluster.leader_after(&old.name).await;
+    // The first client may still be talking to the stopped leader: what it asks there has no known outcome.
+    let client = cluster.client().await;
     client.put("fresh", "after").await.expect("a write to the new leader");
     // These wait in the old leader's socket: it finds them in the first moment of its second life.
     for id in 1..=200 {
@@ -105,7 +107,7 @@ async fn a_leader_that_was_stopped_gives_up_its_tail_and_serves_no_stale_read() 
     assert!(tail.acknowledged < LARGE_WRITES as u64, "no tail was lost: nothing is shown by this test");
     books.merge(tail);
     let said = cluster.logged(&old.name);
-    assert!(said.contains("truncat"), "{} does not tell that it gave up its tail", old.name);
+    assert!(said.contains("the log's end is cut"), "{} does not tell that it gave up its tail", old.name);
     assert_eq!(
         client.get_with("fresh", &ReadOptions::default()).await.expect("a read").expect("a value").bytes,
         "after"

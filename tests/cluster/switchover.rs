@@ -3,7 +3,7 @@
 use crate::support::{Cluster, Manifest, Writers, process};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_request_fails_while_the_lead_is_moved_reading_from_to_member() {
+async fn no_request_fails_while_the_lead_is_moved_from_member_to_member() {
     let cluster = Cluster::start(Manifest::members(3)).await;
     let writers = Writers::start(&cluster, 8).await;
     let mut targets = cluster.names();

@@ -35,8 +35,7 @@ struct Remains {
 impl Controller {
     /// There is no register. True: a change was begun.
     pub(super) fn without_register(&mut self) -> bool {
-        let clusters: BTreeSet<ClusterId> =
-            self.members.all().filter_map(|m| m.report.as_ref()).filter_map(|r| r.standing.cluster_id).collect();
+        let clusters = self.clusters();
         let used = self.members.all().filter_map(|m| m.report.as_ref()).any(|r| !is_blank(r));
         if clusters.is_empty() && !used {
             return self.found_cluster();
@@ -90,6 +89,11 @@ impl Controller {
             unknown: Default::default(),
         };
         self.rebuild(base, &remains, "RegisterLost", "the register is gone")
+    }
+
+    /// The clusters whose data members hold.
+    pub(super) fn clusters(&self) -> BTreeSet<ClusterId> {
+        self.members.all().filter_map(|m| m.report.as_ref()).filter_map(|r| r.standing.cluster_id).collect()
     }
 
     fn found_cluster(&mut self) -> bool {

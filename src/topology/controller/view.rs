@@ -23,7 +23,11 @@ impl Controller {
         let in_sync = members.iter().filter(|m| m.voter && m.state == MemberState::InSync).count();
         let least = register.map_or(usize::MAX, |r| r.read_quorum().max(r.min_voters as usize));
         PartitionView {
-            cluster_id: register.map(|r| r.cluster_id),
+            cluster_id: register.map(|r| r.cluster_id).or_else(|| {
+                // Without a register: whose data it is, if all members agree.
+                let clusters = self.clusters();
+                clusters.first().filter(|_| clusters.len() == 1).copied()
+            }),
             lineage: register.map_or(0, |r| r.lineage),
             epoch: register.map_or(0, |r| r.epoch),
             state: self.state(register, told),
