@@ -423,7 +423,8 @@ impl Shard {
             return Ok(Room::Again);
         }
         if !log.has_room(bytes) {
-            let segment = log.rotate();
+            let slot = self.take_slot(&mut log);
+            let segment = log.rotate(slot);
             self.view.rcu(|view| view.with_segment(segment.clone()));
         }
         if log.relaxed

@@ -160,7 +160,7 @@ impl Shard {
             && let Some(segment) = view.segment(old.segment)
             && let Some(record) = segment.peek(old.offset_bytes())
         {
-            segment.dead_bytes.fetch_add(record.len() as u64, Ordering::Relaxed);
+            segment.bury(record.len() as u64);
         }
     }
 

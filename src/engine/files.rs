@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::EngineError;
+use super::file_keys::hint_path;
 use super::format::manifest::Manifest;
 use super::format::shard_meta::{SHARD_META_MAGIC, ShardMeta};
 use super::format::slots::{self, SLOT_BYTES};
@@ -166,6 +167,15 @@ impl Files {
         next.seq += 1;
         next.shard = self.shard;
         edit(&mut next);
+        // Ids are given out in one order and listed in another (a planned segment's file comes later than an
+        // output of compaction). What is passed over here may still become a file, whose own switch a crash
+        // may forestall: it is told from an unknown file by being expected.
+        for id in self.manifest.next_file_id..next.next_file_id {
+            if !next.drops.contains(&id) {
+                next.drops.push(id);
+            }
+        }
+        next.drops.retain(|id| next.files.iter().all(|file| file.id != *id));
         debug_assert!(next.files.iter().all(|f| f.id < next.next_file_id), "ids below next_file_id: {next:?}");
         let bytes = next.encode();
         let path = dir.join(Manifest::name(next.seq));
@@ -184,8 +194,18 @@ impl Files {
         let (seq, slot) = (self.seq + 1, 1 - self.slot);
         let bytes = slots::encode(SHARD_META_MAGIC, seq, &meta.encode());
         let file = shared.disk.open(&path).map_err(io_error("open", &path))?;
-        file.write_at(&[IoSlice::new(&bytes)], (slot * SLOT_BYTES) as u64).map_err(io_error("write", &path))?;
-        file.sync_data().map_err(io_error("sync", &path))?;
+        let written = file
+            .write_at(&[IoSlice::new(&bytes)], (slot * SLOT_BYTES) as u64)
+            .map_err(io_error("write", &path))
+            .and_then(|()| file.sync_data().map_err(io_error("sync", &path)));
+        // Nobody knows now which slot the disk holds: whatever the reason, it is not tried again, and what the
+        // new manifest lists must not be removed.
+        written.map_err(|error| match error {
+            EngineError::Io { operation, path, source } => {
+                EngineError::Io { operation, path, source: std::io::Error::other(source) }
+            }
+            other => other,
+        })?;
         (self.seq, self.slot, self.meta) = (seq, slot, meta);
         Ok(())
     }
@@ -195,10 +215,12 @@ impl Files {
     pub(crate) fn unlink(shared: &Shared, dir: &Path, ids: impl IntoIterator<Item = u32>) {
         for id in ids {
             let path = dir.join(Segment::file_name(id));
-            if let Err(error) = shared.disk.remove_file(&path)
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                tracing::warn!(%error, path = %path.display(), "a dropped segment stays until the next open");
+            for path in [hint_path(&path), path] {
+                if let Err(error) = shared.disk.remove_file(&path)
+                    && error.kind() != std::io::ErrorKind::NotFound
+                {
+                    tracing::warn!(%error, path = %path.display(), "a dropped file stays until the next open");
+                }
             }
         }
     }

@@ -1,30 +1,32 @@
 //! Hints: what a file that no longer changes says about keys, so that opening need not read its values.
 //!
-//! A hint belongs to one file of one length and chain, and is taken for true only if all three and its own
-//! CRC agree; whatever else is found is as good as none, and the hint is rebuilt from the file. So hints are
-//! written without any sync. Beside the entries stands the filter of all keys in the file, tombstones
-//! included, which decides when a tombstone may go. Hashes are those of the index and part of the format.
+//! A hint belongs to one file of one length and chain, hashed with one seed, and is taken for true only if all
+//! of that and its own CRC agree; whatever else is found is as good as none, and the hint is rebuilt from the
+//! file. So hints are written without any sync. Beside the entries stands the filter of all keys in the file,
+//! tombstones included, which decides when a tombstone may go. Hashes are those of the index and part of the
+//! format. Entries are kept and walked as bytes: a file may have a million of them.
 //!
-//! Layout, little-endian: magic `u64`, format `u32`, chain `u32`, file id `u64`, file length `u64`, min gsn
-//! `u64`, max gsn `u64`, number of entries `u64`, bytes of the filter `u64`; per entry hash `u64`, gsn `u64`,
-//! expires `u64` (0: never), offset / 8 `u32`, length / 8 `u32`, tree `u16`, key length `u16`, kind `u8`,
-//! three zeros, then the key; the filter; CRC-32 of everything before it `u32`.
+//! Layout, little-endian: magic `u64`, format `u32`, chain `u32`, file id `u64`, file length `u64`, hash seed
+//! `u64`, min gsn `u64`, max gsn `u64`, committed time `u64`, number of entries `u64`, bytes of the filter
+//! `u64`; per entry hash `u64`, gsn `u64`, expires `u64` (0: never), offset / 8 `u32`, length / 8 `u32`, tree
+//! `u16`, key length `u16`, kind `u8`, three zeros, then the key; the filter; CRC-32 of everything before it
+//! `u32`.
 
 use std::io::{self, IoSlice};
 use std::path::Path;
 
 use super::filter::KeyFilter;
+use super::format::record::Kind;
 use crate::disk::Disk;
 use crate::position::Gsn;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"armdbHNT");
 const FORMAT: u32 = 1;
-const HEADER_BYTES: usize = 64;
-const ENTRY_BYTES: usize = 40;
+const HEADER_BYTES: usize = 80;
 
 /// One record of the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HintEntry {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HintEntry<'a> {
     /// The index's hash of tree and key.
     pub(crate) hash: u64,
     /// Sequence number.
@@ -37,10 +39,10 @@ pub(crate) struct HintEntry {
     pub(crate) len_bytes: u64,
     /// The tree.
     pub(crate) tree: u16,
-    /// The record's kind byte.
-    pub(crate) kind: u8,
+    /// What it is: put, delete or catalog.
+    pub(crate) kind: Kind,
     /// The key.
-    pub(crate) key: Box<[u8]>,
+    pub(crate) key: &'a [u8],
 }
 
 /// What a hint is about.
@@ -50,8 +52,10 @@ pub(crate) struct HintSubject {
     pub(crate) file_id: u64,
     /// Its bytes that count.
     pub(crate) len_bytes: u64,
-    /// The chain at its end (of a compaction output: the CRC over its records' CRCs).
+    /// The chain at its end.
     pub(crate) chain: u32,
+    /// What the hashes were made with.
+    pub(crate) hash_seed: u64,
 }
 
 /// A file's keys.
@@ -63,42 +67,77 @@ pub(crate) struct Hint {
     pub(crate) min_gsn: Gsn,
     /// Highest gsn in the file.
     pub(crate) max_gsn: Gsn,
-    /// Its puts, deletes and catalog records, in the file's order.
-    pub(crate) entries: Vec<HintEntry>,
+    /// The largest leader time that the file's barriers and marks tell.
+    pub(crate) committed_time_ms: u64,
     /// All keys of the entries.
     pub(crate) filter: KeyFilter,
+    count: u64,
+    /// The entries as stored.
+    entries: Vec<u8>,
+}
+
+/// A hint in the making: one entry after the other, in the file's order.
+#[derive(Debug, Default)]
+pub(crate) struct HintBuilder {
+    entries: Vec<u8>,
+    hashes: Vec<u64>,
+}
+
+impl HintBuilder {
+    /// Adds the next entry. Only puts, deletes and catalog records have one.
+    pub(crate) fn push(&mut self, entry: &HintEntry<'_>) {
+        let out = &mut self.entries;
+        out.extend(entry.hash.to_le_bytes());
+        out.extend(entry.gsn.to_le_bytes());
+        out.extend(entry.expires_ms.to_le_bytes());
+        out.extend(((entry.offset_bytes / 8) as u32).to_le_bytes());
+        out.extend(((entry.len_bytes / 8) as u32).to_le_bytes());
+        out.extend(entry.tree.to_le_bytes());
+        out.extend((entry.key.len() as u16).to_le_bytes());
+        out.extend([entry.kind as u8, 0, 0, 0]);
+        out.extend_from_slice(entry.key);
+        self.hashes.push(entry.hash);
+    }
+
+    /// The hint of a file with these entries.
+    pub(crate) fn finish(self, subject: HintSubject, min_gsn: Gsn, max_gsn: Gsn, committed_time_ms: u64) -> Hint {
+        let filter = KeyFilter::build(&self.hashes);
+        let count = self.hashes.len() as u64;
+        Hint { subject, min_gsn, max_gsn, committed_time_ms, filter, count, entries: self.entries }
+    }
 }
 
 impl Hint {
-    /// The hint of a file with these entries.
-    pub(crate) fn new(subject: HintSubject, min_gsn: Gsn, max_gsn: Gsn, entries: Vec<HintEntry>) -> Self {
-        let hashes: Vec<u64> = entries.iter().map(|entry| entry.hash).collect();
-        Self { subject, min_gsn, max_gsn, filter: KeyFilter::build(&hashes), entries }
+    /// Its puts, deletes and catalog records, in the file's order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = HintEntry<'_>> {
+        let mut rest = Reader(&self.entries);
+        std::iter::from_fn(move || entry(&mut rest))
+    }
+
+    /// How many.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
     }
 
     /// As stored.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let filter = self.filter.to_bytes();
-        let keys: usize = self.entries.iter().map(|entry| entry.key.len()).sum();
-        let mut out = Vec::with_capacity(HEADER_BYTES + self.entries.len() * ENTRY_BYTES + keys + filter.len() + 4);
+        let mut out = Vec::with_capacity(HEADER_BYTES + self.entries.len() + filter.len() + 4);
         out.extend(MAGIC.to_le_bytes());
         out.extend(FORMAT.to_le_bytes());
         out.extend(self.subject.chain.to_le_bytes());
-        let numbers = [self.subject.file_id, self.subject.len_bytes, self.min_gsn, self.max_gsn];
+        let numbers = [
+            self.subject.file_id,
+            self.subject.len_bytes,
+            self.subject.hash_seed,
+            self.min_gsn,
+            self.max_gsn,
+            self.committed_time_ms,
+            self.count,
+            filter.len() as u64,
+        ];
         numbers.iter().for_each(|number| out.extend(number.to_le_bytes()));
-        out.extend((self.entries.len() as u64).to_le_bytes());
-        out.extend((filter.len() as u64).to_le_bytes());
-        for entry in &self.entries {
-            out.extend(entry.hash.to_le_bytes());
-            out.extend(entry.gsn.to_le_bytes());
-            out.extend(entry.expires_ms.to_le_bytes());
-            out.extend(((entry.offset_bytes / 8) as u32).to_le_bytes());
-            out.extend(((entry.len_bytes / 8) as u32).to_le_bytes());
-            out.extend(entry.tree.to_le_bytes());
-            out.extend((entry.key.len() as u16).to_le_bytes());
-            out.extend([entry.kind, 0, 0, 0]);
-            out.extend_from_slice(&entry.key);
-        }
+        out.extend_from_slice(&self.entries);
         out.extend(filter);
         let crc = crc32fast::hash(&out);
         out.extend(crc.to_le_bytes());
@@ -116,28 +155,30 @@ impl Hint {
             return None;
         }
         let chain = rest.u32()?;
-        let found = HintSubject { file_id: rest.u64()?, len_bytes: rest.u64()?, chain };
+        let found = HintSubject { file_id: rest.u64()?, len_bytes: rest.u64()?, chain, hash_seed: rest.u64()? };
         if found != subject {
             return None;
         }
-        let (min_gsn, max_gsn, count, filter_len) = (rest.u64()?, rest.u64()?, rest.u64()?, rest.u64()?);
-        if count > (body.len() / ENTRY_BYTES) as u64 {
-            return None;
-        }
-        let mut entries = Vec::with_capacity(count as usize);
+        let (min_gsn, max_gsn, committed_time_ms) = (rest.u64()?, rest.u64()?, rest.u64()?);
+        let (count, filter_len) = (rest.u64()?, usize::try_from(rest.u64()?).ok()?);
+        let entries = rest.bytes(rest.0.len().checked_sub(filter_len)?)?;
+        let mut walk = Reader(entries);
         for _ in 0..count {
-            let (hash, gsn, expires_ms) = (rest.u64()?, rest.u64()?, rest.u64()?);
-            let (offset_bytes, len_bytes) = (u64::from(rest.u32()?) * 8, u64::from(rest.u32()?) * 8);
-            let (tree, key_len) = (rest.u16()?, rest.u16()?);
-            let [kind, ..] = rest.take::<4>()?;
-            let key = rest.bytes(usize::from(key_len))?.into();
-            if offset_bytes == 0 || offset_bytes + len_bytes > subject.len_bytes {
+            let entry = entry(&mut walk)?;
+            if entry.offset_bytes == 0 || entry.offset_bytes + entry.len_bytes > subject.len_bytes {
                 return None;
             }
-            entries.push(HintEntry { hash, gsn, expires_ms, offset_bytes, len_bytes, tree, kind, key });
         }
-        let filter = KeyFilter::from_bytes(rest.bytes(usize::try_from(filter_len).ok()?)?).ok()?;
-        rest.0.is_empty().then_some(Self { subject, min_gsn, max_gsn, entries, filter })
+        let filter = KeyFilter::from_bytes(rest.0).ok()?;
+        walk.0.is_empty().then(|| Self {
+            subject,
+            min_gsn,
+            max_gsn,
+            committed_time_ms,
+            filter,
+            count,
+            entries: entries.to_vec(),
+        })
     }
 
     /// Reads a hint; `None` if there is none that can be believed.
@@ -155,9 +196,26 @@ impl Hint {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        disk.create(&temporary)?.write_at(&[IoSlice::new(&self.to_bytes())], 0)?;
-        disk.rename(&temporary, path)
+        let written = disk
+            .create(&temporary)
+            .and_then(|file| file.write_at(&[IoSlice::new(&self.to_bytes())], 0))
+            .and_then(|()| disk.rename(&temporary, path));
+        if written.is_err() {
+            // Half a hint is no use, and the disk may be full.
+            let _ = disk.remove_file(&temporary);
+        }
+        written
     }
+}
+
+fn entry<'a>(rest: &mut Reader<'a>) -> Option<HintEntry<'a>> {
+    let (hash, gsn, expires_ms) = (rest.u64()?, rest.u64()?, rest.u64()?);
+    let (offset_bytes, len_bytes) = (u64::from(rest.u32()?) * 8, u64::from(rest.u32()?) * 8);
+    let (tree, key_len) = (rest.u16()?, rest.u16()?);
+    let [kind, ..] = rest.take::<4>()?;
+    let kind = Kind::from_byte(kind).filter(|kind| matches!(kind, Kind::Put | Kind::Delete | Kind::Catalog))?;
+    let key = rest.bytes(usize::from(key_len))?;
+    Some(HintEntry { hash, gsn, expires_ms, offset_bytes, len_bytes, tree, kind, key })
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -193,19 +251,17 @@ mod tests {
     use super::*;
     use crate::disk::CrashDisk;
 
+    fn entry(hash: u64, gsn: Gsn, kind: Kind, key: &[u8]) -> HintEntry<'_> {
+        let (offset_bytes, expires_ms) = (64 + gsn * 8, gsn * 10);
+        HintEntry { hash, gsn, expires_ms, offset_bytes, len_bytes: 8, tree: 3, kind, key }
+    }
+
     fn hint() -> Hint {
-        let entry = |hash, gsn, key: &[u8]| HintEntry {
-            hash,
-            gsn,
-            expires_ms: gsn * 10,
-            offset_bytes: 64 + gsn * 8,
-            len_bytes: 8,
-            tree: 3,
-            kind: 1,
-            key: key.into(),
-        };
-        let subject = HintSubject { file_id: 7, len_bytes: 4096, chain: 0xdead_beef };
-        Hint::new(subject, 4, 9, vec![entry(11, 5, b"key"), entry(12, 9, b"")])
+        let subject = HintSubject { file_id: 7, len_bytes: 4096, chain: 0xdead_beef, hash_seed: 0x5eed };
+        let mut builder = HintBuilder::default();
+        builder.push(&entry(11, 5, Kind::Put, b"key"));
+        builder.push(&entry(12, 9, Kind::Delete, b""));
+        builder.finish(subject, 4, 9, 77)
     }
 
     #[test]
@@ -213,6 +269,9 @@ mod tests {
         let hint = hint();
         let bytes = hint.to_bytes();
         assert_eq!(Hint::from_bytes(&bytes, hint.subject), Some(hint.clone()));
+        let entries: Vec<_> = hint.entries().collect();
+        assert_eq!(entries, [entry(11, 5, Kind::Put, b"key"), entry(12, 9, Kind::Delete, b"")]);
+        assert_eq!(hint.count(), 2);
         for i in 0..bytes.len() {
             let mut rotten = bytes.clone();
             rotten[i] ^= 0x10;
@@ -222,13 +281,14 @@ mod tests {
     }
 
     #[test]
-    fn a_hint_about_another_file_length_or_chain_is_none() {
+    fn a_hint_about_another_file_length_chain_or_seed_is_none() {
         let hint = hint();
         let (bytes, subject) = (hint.to_bytes(), hint.subject);
         for other in [
             HintSubject { file_id: 8, ..subject },
             HintSubject { len_bytes: 4104, ..subject },
             HintSubject { chain: 1, ..subject },
+            HintSubject { hash_seed: 1, ..subject },
         ] {
             assert_eq!(Hint::from_bytes(&bytes, other), None);
         }
@@ -236,13 +296,26 @@ mod tests {
 
     #[test]
     fn its_bytes_are_what_they_were() {
-        let bytes = hint().to_bytes();
-        assert_eq!(&bytes[..24], b"armdbHNT\x01\0\0\0\xef\xbe\xad\xde\x07\0\0\0\0\0\0\0");
-        // Its last four bytes are the CRC of all before them.
-        assert_eq!(bytes[bytes.len() - 4..], GOLDEN_CRC.to_le_bytes());
+        let mut golden = b"armdbHNT\x01\0\0\0\xef\xbe\xad\xde".to_vec();
+        for word in [7u64, 4096, 0x5eed, 4, 9, 77, 2, 16] {
+            golden.extend_from_slice(&word.to_le_bytes());
+        }
+        // Offset and length in units of eight bytes, tree, key length, kind, zeros, key.
+        for word in [11u64, 5, 50] {
+            golden.extend_from_slice(&word.to_le_bytes());
+        }
+        golden.extend_from_slice(b"\x0d\0\0\0\x01\0\0\0\x03\0\x03\0\x01\0\0\0key");
+        for word in [12u64, 9, 90] {
+            golden.extend_from_slice(&word.to_le_bytes());
+        }
+        golden.extend_from_slice(b"\x11\0\0\0\x01\0\0\0\x03\0\0\0\x02\0\0\0");
+        // The filter: sixty-four bits, then the bits (its own test has golden bytes too).
+        golden.extend_from_slice(&64u64.to_le_bytes());
+        golden.extend_from_slice(&KeyFilter::build(&[11, 12]).to_bytes()[8..]);
+        let crc = crc32fast::hash(&golden);
+        golden.extend_from_slice(&crc.to_le_bytes());
+        assert_eq!(hint().to_bytes(), golden);
     }
-
-    const GOLDEN_CRC: u32 = 0x9e2a_0055;
 
     #[test]
     fn storing_replaces_and_a_leftover_temporary_is_no_obstacle() {
@@ -253,5 +326,14 @@ mod tests {
         hint().store(&*disk, path).unwrap();
         hint().store(&*disk, path).unwrap();
         assert_eq!(Hint::load(&*disk, path, hint().subject), Some(hint()));
+    }
+
+    #[test]
+    fn a_hint_that_cannot_be_stored_leaves_nothing_behind() {
+        let disk = CrashDisk::new();
+        disk.set_capacity(Some(50));
+        let error = hint().store(&disk, Path::new("/7.hint")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(disk.list(Path::new("/")).unwrap(), []);
     }
 }

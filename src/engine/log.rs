@@ -121,8 +121,8 @@ impl Log {
     }
 
     /// Ends the active segment, if there is one, and makes the next one active. The caller publishes it in the
-    /// view; under `Os` it has to make its file before anything is appended.
-    pub(crate) fn rotate(&mut self) -> Arc<Segment> {
+    /// view; under `Os` it has to make its file before anything is appended. `slot` is free.
+    pub(crate) fn rotate(&mut self, slot: u32) -> Arc<Segment> {
         if let Some(active) = self.active.take() {
             let mut seal = Vec::with_capacity(SEAL_BYTES);
             Seal { file_id: active.id(), offset: self.offset, last: self.tail }.encode(&mut seal);
@@ -143,12 +143,18 @@ impl Log {
             epoch: self.tail.last.epoch,
             chain: self.tail.chain,
         };
-        let segment = Arc::new(Segment::planned(self.next_slot, header));
+        let segment = Arc::new(Segment::planned(slot, header));
         self.next_file_id += 1;
-        self.next_slot = (self.next_slot + 1) % MAX_SEGMENTS;
         self.active = Some(segment.clone());
         self.offset = SEGMENT_HEADER_BYTES;
         segment
+    }
+
+    /// The next place in the segment table, which may be taken.
+    pub(crate) fn take_slot(&mut self) -> u32 {
+        let slot = self.next_slot;
+        self.next_slot = (slot + 1) % MAX_SEGMENTS;
+        slot
     }
 
     fn active(&self) -> &Arc<Segment> {

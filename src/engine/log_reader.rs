@@ -148,12 +148,14 @@ impl Shard {
     /// Reads the log from the files, from `from` (exclusive) on.
     pub fn log_reader(self: &Arc<Self>, from: Gsn) -> Result<ShardLogReader, BelowFloor> {
         let log_floor = self.log_floor();
-        let below = BelowFloor { log_floor };
         if from + 1 < log_floor {
-            return Err(below);
+            return Err(BelowFloor { log_floor });
         }
-        let at = self.tail_before(from).ok().flatten().ok_or(below)?;
-        Ok(ShardLogReader { shard: self.clone(), at, place: None })
+        match self.tail_before(from) {
+            Ok(Some(at)) => Ok(ShardLogReader { shard: self.clone(), at, place: None }),
+            // It was raised meanwhile, or the log does not reach that far.
+            _ => Err(BelowFloor { log_floor: self.log_floor() }),
+        }
     }
 
     /// The chain at `gsn`; `None` outside the log. May scan a segment.
@@ -190,7 +192,11 @@ impl Shard {
                 shard: self.id,
                 what: format!("the log says {tail:?} where {at:?} was read: it was truncated; start over"),
             }),
-            None => Ok(None),
+            None => {
+                let log_floor = self.log_floor();
+                // The floor has passed the reader since it began.
+                if at.last.gsn + 1 < log_floor { Err(BelowFloor { log_floor }.into()) } else { Ok(None) }
+            }
         }
     }
 

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::compaction::{self, Pace, Step};
 use super::error::EngineError;
 use super::files::{Files, SHARD_META};
 use super::format::node_meta::{NODE_META_MAGIC, NodeRecord, Purpose};
@@ -254,6 +256,7 @@ impl Engine {
             Ok::<_, EngineError>(())
         };
         spawn("armdb-sync", sync::run)?;
+        spawn("armdb-tidy", compaction::run)?;
         if self.shared.relaxed() {
             spawn("armdb-ahead", sync::run_ahead)?;
         }
@@ -339,9 +342,16 @@ impl Engine {
         Ok(marked > 0 && sync::round(&self.shared, &self.shards)?)
     }
 
-    /// Manual background: one step of compaction. Whether there was anything to do.
+    /// Manual background: one step of housekeeping, which makes one hint, raises one log floor or rewrites some
+    /// files, without regard to the rate. Whether there was anything to do. An error costs the step, not the
+    /// engine, unless [`Self::failure`] says so; log ages only if [`super::Retention::min_age`] is zero.
     pub fn compact_step(&self) -> Result<bool, EngineError> {
         self.shared.poison.check()?;
+        for shard in self.shards.iter() {
+            if shard.housekeep(Duration::ZERO, &mut Pace::new(Duration::ZERO))? == Step::Done {
+                return Ok(true);
+            }
+        }
         Ok(false)
     }
 
@@ -391,6 +401,7 @@ impl Engine {
     fn stop_threads(&self) {
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.work.wake_all();
+        self.shared.background.wake_all();
         for thread in self.threads.lock().drain(..) {
             if thread.thread().id() != std::thread::current().id() {
                 // A panic in there has been told; closing goes on.

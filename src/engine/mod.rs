@@ -15,6 +15,7 @@ mod commit;
 mod compaction;
 pub mod db;
 mod error;
+mod file_keys;
 mod files;
 pub(crate) mod filter;
 mod format;
@@ -45,6 +46,7 @@ mod watch;
 
 pub use batch::{Appended, Condition, Expect, Version, WriteBatch, WriteOp};
 pub use chunk::{LogChunk, TailRead};
+pub use compaction::{HousekeepingReport, LogKeeper};
 pub use db::{Db, DbEvent, DbOptions, DbPosition, DbScan, DbTree, DbWatch, WriteOutcome};
 pub use error::{AppendError, BelowFloor, ChunkError, EngineError, TruncateError};
 pub use full_sync::{FullSync, SnapshotFile, SnapshotManifest, SnapshotPin};

@@ -14,6 +14,7 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use super::error::EngineError;
+use super::file_keys::FileKeys;
 use super::format::manifest::FileEnd;
 use super::format::record::Record;
 use super::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -47,6 +48,10 @@ pub(crate) struct Segment {
     crc: Mutex<Option<(u64, u32)>>,
     /// Bytes of records that were overwritten or deleted since.
     pub(crate) dead_bytes: AtomicU64,
+    /// Whether the contiguous log begins behind it: it is still data, but no longer log.
+    cold: AtomicBool,
+    /// What is known of its keys, once it does not change any more and is wholly committed.
+    keys: OnceLock<FileKeys>,
 }
 
 #[derive(Debug)]
@@ -77,6 +82,8 @@ impl Segment {
             synced: AtomicBool::new(false),
             crc: Mutex::new(None),
             dead_bytes: AtomicU64::new(0),
+            cold: AtomicBool::new(header.compacted),
+            keys: OnceLock::new(),
         }
     }
 
@@ -179,6 +186,37 @@ impl Segment {
     /// Whether it has a file that the manifest lists.
     pub(crate) fn is_listed(&self) -> bool {
         self.listed.load(Ordering::Acquire)
+    }
+
+    /// Whether it is data only, not part of the contiguous log: below the log's floor, or an output of compaction.
+    pub(crate) fn is_cold(&self) -> bool {
+        self.cold.load(Ordering::Acquire)
+    }
+
+    /// The log's floor, as persisted, lies above it.
+    pub(crate) fn set_cold(&self) {
+        self.cold.store(true, Ordering::Release);
+    }
+
+    /// What is known of its keys.
+    pub(crate) fn keys(&self) -> Option<&FileKeys> {
+        self.keys.get()
+    }
+
+    /// Remembers what is known of its keys.
+    pub(crate) fn set_keys(&self, keys: FileKeys) {
+        // Whoever comes second knows the same.
+        let _ = self.keys.set(keys);
+    }
+
+    /// Counts a record of it that something newer replaced.
+    pub(crate) fn bury(&self, bytes: u64) {
+        self.dead_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether it may hold a record of this key hash that is older than `gsn`: `false` only if that is sure.
+    pub(crate) fn may_hold_older(&self, hash: u64, gsn: Gsn) -> bool {
+        self.base_gsn() < gsn && self.keys().is_none_or(|keys| keys.filter.may_contain(hash))
     }
 
     /// Recovery: nothing beyond `to` may be read; appending goes on there.
@@ -318,6 +356,17 @@ impl View {
             segments.resize(slot + 1, None);
         }
         segments[slot] = Some(segment);
+        Self { segments, ..self.clone() }
+    }
+
+    /// The same view without some segments.
+    pub(crate) fn without(&self, gone: &[Arc<Segment>]) -> Self {
+        let mut segments = self.segments.clone();
+        for slot in &mut segments {
+            if slot.as_ref().is_some_and(|segment| gone.iter().any(|gone| Arc::ptr_eq(gone, segment))) {
+                *slot = None;
+            }
+        }
         Self { segments, ..self.clone() }
     }
 

@@ -1,6 +1,7 @@
 //! One shard: an append-only log and the index of its committed state.
 //!
 //! Locks, always taken in this order, none of them by reads:
+//! the turn of `housekeeping` (one step of hints or compaction, or a change of state) ->
 //! `io` (one sync round or truncation at a time) -> `files` (manifest and state) -> `apply` (moving committed
 //! entries into the index) -> `log` (the log's end; held for a copy, never for I/O under `Disk`).
 //! Positions that others ask for all the time are atomics beside the locks.
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use super::compaction::Housekeeping;
 use super::error::EngineError;
 use super::files::Files;
 use super::format::record::Record;
@@ -31,6 +33,7 @@ pub struct Shard {
     pub(crate) io: Mutex<()>,
     pub(crate) files: Mutex<Files>,
     pub(crate) apply: Mutex<()>,
+    pub(crate) housekeeping: Housekeeping,
     pub(crate) log: Mutex<Log>,
     pub(crate) view: ArcSwap<View>,
     /// Whether the state is Ready.
@@ -55,9 +58,10 @@ impl Shard {
         self.files.lock().state().clone()
     }
 
-    /// Changes the state, durably.
+    /// Changes the state, durably. No compaction runs meanwhile, nor afterwards unless the state is Ready.
     pub fn set_state(&self, state: ShardState) -> Result<(), EngineError> {
         self.shared.poison.check()?;
+        let _stopped = self.stop_housekeeping();
         let mut files = self.files.lock();
         if files.is_void() && matches!(state, ShardState::Ready | ShardState::Amnesic) {
             let (shard, was) = (self.id, files.state().clone());
@@ -160,7 +164,7 @@ impl Shard {
     /// The segments of the contiguous log, by gsn.
     pub(crate) fn log_segments(&self) -> Vec<Arc<Segment>> {
         let view = self.view.load();
-        let mut segments: Vec<_> = view.segments.iter().flatten().filter(|s| !s.header.compacted).cloned().collect();
+        let mut segments: Vec<_> = view.segments.iter().flatten().filter(|s| !s.is_cold()).cloned().collect();
         segments.sort_by_key(|s| (s.base_gsn(), s.id()));
         segments
     }

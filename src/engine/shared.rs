@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::error::EngineError;
 use super::listener::EngineListener;
@@ -35,6 +36,10 @@ pub(crate) struct Shared {
     pub(crate) dirty: AtomicBool,
     /// Wakes the scheduler.
     pub(crate) work: WaitCell,
+    /// Wakes housekeeping.
+    pub(crate) background: WaitCell,
+    /// Until when no log floor is raised.
+    pub(crate) floor_hold: Mutex<Option<Instant>>,
     /// Wakes whoever waits for durability or commit.
     pub(crate) progress: WaitCell,
     pub(crate) puts_refused: AtomicBool,
@@ -71,6 +76,8 @@ impl Shared {
             trees: ArcSwap::from_pointee(vec![default]),
             dirty: AtomicBool::new(false),
             work: WaitCell::default(),
+            background: WaitCell::default(),
+            floor_hold: Mutex::new(None),
             progress: WaitCell::default(),
             puts_refused: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -118,6 +125,7 @@ impl Shared {
             self.tell(|listener| listener.failed(&reason));
         }
         self.work.wake_all();
+        self.background.wake_all();
         self.progress.wake_all();
     }
 

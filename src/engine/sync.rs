@@ -229,7 +229,6 @@ impl Shard {
         }
         manifest.commit = manifest.commit.max(self.commit().min(mark.last.gsn));
         manifest.committed_time_ms = manifest.committed_time_ms.max(self.committed_time_ms());
-        manifest.epochs = self.view.load().epochs.clone();
         manifest.log_floor = manifest.log_floor.max(1);
         if self.id == 0 {
             manifest.trees = self.shared.trees.load().as_ref().clone();
@@ -240,9 +239,13 @@ impl Shard {
                 .find(|s| s.id() == file.id && s.synced.load(Ordering::Acquire))
                 .and_then(|segment| segment.end());
         }
+        // Looked at after the ends: the epochs of a file that has ended are all known.
+        let view = self.view.load();
+        manifest.epochs = view.epochs.clone();
         let dir = &self.dir;
-        let exists = |id: &u32| self.shared.disk.exists(&dir.join(Segment::file_name(*id))).unwrap_or(true);
-        manifest.drops.retain(exists);
+        let exists = |id: u32| self.shared.disk.exists(&dir.join(Segment::file_name(id))).unwrap_or(true);
+        let planned = |id: u32| view.segments.iter().flatten().any(|s| s.id() == id && !s.is_listed());
+        manifest.drops.retain(|id| planned(*id) || exists(*id));
     }
 
     /// `Os`: ends the active segment, if it has no room, and opens the next.
@@ -255,7 +258,8 @@ impl Shard {
             Some(planned) => planned,
             None if log.has_room(bytes) => return Ok(()),
             None => {
-                let segment = log.rotate();
+                let slot = self.take_slot(&mut log);
+                let segment = log.rotate(slot);
                 self.view.rcu(|view| view.with_segment(segment.clone()));
                 segment
             }

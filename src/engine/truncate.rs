@@ -77,7 +77,8 @@ impl Shard {
         self.shared.memory_bytes.fetch_sub(freed, Ordering::Relaxed);
         log.unsynced.clear();
         log.active = None;
-        let fresh = log.rotate();
+        let slot = self.take_slot(log);
+        let fresh = log.rotate(slot);
         let options = &self.shared.options;
         fresh.create(
             &self.shared.disk,
@@ -87,10 +88,7 @@ impl Shard {
             self.shared.relaxed(),
         )?;
         self.view.rcu(|view| {
-            let mut next = view.with_segment(fresh.clone());
-            for segment in &dropped {
-                next.segments[segment.slot as usize] = None;
-            }
+            let next = view.with_segment(fresh.clone()).without(&dropped);
             View { epochs: log.epochs.clone(), ..next }
         });
         let gone = |id: u32| dropped.iter().any(|s: &Arc<Segment>| s.id() == id);

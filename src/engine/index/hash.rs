@@ -173,6 +173,7 @@ impl HashIndex {
     }
 
     /// Visits every entry once. Writers wait meanwhile.
+    #[cfg(test)]
     pub(crate) fn for_each(&self, mut visit: impl FnMut(Location)) {
         let _writer = self.writer.lock();
         for index in 0..self.state.load(Ordering::Relaxed) & COUNT_MASK {

@@ -245,6 +245,14 @@ impl OrderedIndex {
         }
     }
 
+    /// Removes a key if it has the expected location: for whoever drops records.
+    pub(crate) fn remove_at(&self, key: &[u8], expected: Location) -> bool {
+        let mut keys = self.keys.write();
+        let (_, leaf) = keys.leaf_mut(key);
+        let found = leaf.find(key).is_ok_and(|index| leaf.entries[index].location() == expected);
+        found && keys.remove(key)
+    }
+
     /// Removes a key; `false` if it is not there.
     pub(crate) fn remove(&self, key: &[u8]) -> bool {
         self.keys.write().remove(key)
@@ -384,6 +392,8 @@ mod tests {
         assert!(index.remove(b"b") && !index.remove(b"b"));
         assert!(index.replace(b"c", at(3), at(30)) && !index.replace(b"c", at(3), at(31)));
         assert_eq!(index.len(), 3);
+        assert!(!index.remove_at(b"c", at(3)) && !index.remove_at(b"x", at(3)) && index.remove_at(b"c", at(30)));
+        assert_eq!(index.len(), 2);
     }
 
     #[test]

@@ -1,114 +1,172 @@
 //! Building the indexes of a shard from its files: for every key the record with the highest gsn, whatever
 //! file it is in. Used when a shard is opened and when a full sync has replaced its files.
 //!
-//! Tombstones stay in the table until every file is merged: only then is it known that no older put of their
-//! key is left anywhere.
+//! Files are merged newest first, so that most entries are put in place once; tombstones stay in the table
+//! until every file is merged: only then is it known that no older put of their key is left anywhere. Of a
+//! file with a hint no value is read, only, where two records may be of one key, the key. Ordered indexes are
+//! filled afterwards, oldest file first and each file's keys sorted: data that was loaded in order makes dense
+//! leaves again.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::scan::Scan;
+use crate::engine::error::EngineError;
+use crate::engine::file_keys::hint_of;
 use crate::engine::format::notes::Barrier;
-use crate::engine::format::record::{Kind, Record};
+use crate::engine::format::record::Kind;
+use crate::engine::hint::Hint;
 use crate::engine::index::{Location, OrderedIndex};
 use crate::engine::segment::{Segment, View};
 use crate::engine::shared::Shared;
 use crate::engine::tree::TreeKind;
 use crate::position::Gsn;
 
-/// Fills the hash index of `view`, and its ordered ones, from the files. Entries above `applied` are left
-/// out. Answers the largest leader time found.
+/// One record of a file.
+struct Entry<'a> {
+    hash: u64,
+    gsn: Gsn,
+    location: Location,
+    len: u64,
+    tree: u16,
+    kind: Kind,
+    key: &'a [u8],
+}
+
+/// A file and where its entries are had from.
+struct Source<'a> {
+    segment: &'a Arc<Segment>,
+    /// `None`: its hint.
+    scan: Option<&'a Scan>,
+    last_gsn: Gsn,
+}
+
+/// Fills the hash index of `view`, and its ordered ones, from the files: of log segments what they were found
+/// to hold, unless they have a hint, of cold ones the hint. Entries above `applied` are left out. Answers the
+/// largest leader time found.
 pub(crate) fn load(
     shared: &Shared,
     view: &mut View,
     log: &[(Arc<Segment>, Scan)],
-    compacted: &[Arc<Segment>],
+    cold: &[Arc<Segment>],
     applied: Gsn,
-) -> u64 {
-    let mut loader = Loader { shared, view, tombstones: Vec::new(), time_ms: 0 };
-    for segment in compacted {
-        let bytes = segment.log_bytes();
-        let mut at = 64;
-        while let Some(record) = bytes.get(at..).and_then(Record::peek) {
-            loader.record(segment, at as u64, &record);
-            at += record.len();
-        }
-    }
+) -> Result<u64, EngineError> {
+    let mut sources: Vec<Source<'_>> =
+        cold.iter().map(|segment| Source { segment, scan: None, last_gsn: last_gsn(segment) }).collect();
     for (segment, scan) in log {
-        for entry in scan.entries.iter().take_while(|entry| entry.tail.last.gsn <= applied) {
-            if let Some(record) = segment.peek(entry.offset) {
-                loader.record(segment, entry.offset, &record);
+        let scanned = segment.keys().is_none().then_some(scan);
+        sources.push(Source { segment, scan: scanned, last_gsn: scan.tail.last.gsn });
+    }
+    sources.sort_by_key(|source| std::cmp::Reverse((source.last_gsn, source.segment.id())));
+    let mut tombstones = Vec::new();
+    let mut time_ms = 0;
+    for source in &sources {
+        let found_ms = source.with_entries(shared, applied, |entries| {
+            for entry in entries.iter().rev() {
+                load_entry(view, source.segment, entry, &mut tombstones);
             }
-        }
+        })?;
+        time_ms = time_ms.max(found_ms);
     }
-    for (hash, location) in &loader.tombstones {
-        loader.view.index.remove(*hash, *location);
+    for (hash, location) in tombstones {
+        view.index.remove(hash, location);
     }
-    let time_ms = loader.time_ms;
-    sort_keys(shared, view);
-    time_ms
+    sources.sort_by_key(|source| (source.segment.base_gsn(), source.segment.id()));
+    let mut ordered = Vec::new();
+    for source in &sources {
+        source.with_entries(shared, applied, |entries| load_ordered(shared, view, entries, &mut ordered))?;
+    }
+    view.ordered = ordered;
+    Ok(time_ms)
 }
 
-/// Makes the ordered indexes of the trees that have one.
-fn sort_keys(shared: &Shared, view: &mut View) {
-    let mut keys: Vec<(u16, &[u8], Location)> = Vec::new();
-    view.index.for_each(|location| {
-        if let Some(record) = view.peek(location)
-            && shared.tree_kind(record.tree()) != Some(TreeKind::Hash)
-        {
-            keys.push((record.tree(), record.key(), location));
+impl Source<'_> {
+    /// Calls `visit` with the puts and deletes of the file, up to `applied`, in the file's order. Answers the
+    /// largest leader time in it.
+    fn with_entries(
+        &self,
+        shared: &Shared,
+        applied: Gsn,
+        visit: impl FnOnce(&[Entry<'_>]),
+    ) -> Result<u64, EngineError> {
+        let segment = self.segment;
+        let mut time_ms = 0;
+        let hint: Hint;
+        let mut entries = Vec::new();
+        match self.scan {
+            None => {
+                hint = hint_of(shared, segment)?;
+                time_ms = hint.committed_time_ms;
+                entries.reserve(usize::try_from(hint.count()).unwrap_or(0));
+                entries.extend(hint.entries().map(|e| Entry {
+                    hash: e.hash,
+                    gsn: e.gsn,
+                    location: Location::at(segment.slot, e.offset_bytes),
+                    len: e.len_bytes,
+                    tree: e.tree,
+                    kind: e.kind,
+                    key: e.key,
+                }));
+            }
+            Some(scan) => {
+                for found in scan.entries.iter().take_while(|found| found.tail.last.gsn <= applied) {
+                    let Some(record) = segment.peek(found.offset) else { continue };
+                    if found.kind == Kind::Barrier {
+                        time_ms = time_ms.max(Barrier::decode(&record).map_or(0, |barrier| barrier.time_ms));
+                        continue;
+                    }
+                    let (tree, key) = (record.tree(), record.key());
+                    entries.push(Entry {
+                        hash: shared.hash(tree, key),
+                        gsn: record.gsn(),
+                        location: Location::at(segment.slot, found.offset),
+                        len: u64::from(found.len),
+                        tree,
+                        kind: found.kind,
+                        key,
+                    });
+                }
+            }
         }
-    });
-    keys.sort_unstable();
-    let mut ordered: Vec<Option<Arc<OrderedIndex>>> = Vec::new();
-    for (tree, key, location) in keys {
-        let slot = usize::from(tree);
+        entries.retain(|entry| matches!(entry.kind, Kind::Put | Kind::Delete));
+        visit(&entries);
+        Ok(time_ms)
+    }
+}
+
+fn load_entry(view: &View, segment: &Segment, entry: &Entry<'_>, tombstones: &mut Vec<(u64, Location)>) {
+    let old = view.index.get(entry.hash, |at| view.is_key(at, entry.tree, entry.key));
+    if let Some(old) = old
+        && let Some(known) = view.peek(old)
+    {
+        if known.gsn() >= entry.gsn {
+            segment.bury(entry.len);
+            return;
+        }
+        if let Some(segment) = view.segment(old.segment) {
+            segment.bury(known.len() as u64);
+        }
+    }
+    view.index.insert_or_replace(entry.hash, old, entry.location);
+    if entry.kind == Kind::Delete {
+        tombstones.push((entry.hash, entry.location));
+    }
+}
+
+/// Adds the keys whose newest record is one of these to their ordered indexes.
+fn load_ordered(shared: &Shared, view: &View, entries: &[Entry<'_>], ordered: &mut Vec<Option<Arc<OrderedIndex>>>) {
+    let sorted = |entry: &&Entry<'_>| shared.tree_kind(entry.tree) != Some(TreeKind::Hash);
+    let live = |entry: &&Entry<'_>| entry.kind == Kind::Put && view.index.contains(entry.hash, entry.location);
+    let mut keys: Vec<&Entry<'_>> = entries.iter().filter(sorted).filter(live).collect();
+    keys.sort_unstable_by_key(|entry| (entry.tree, entry.key));
+    for entry in keys {
+        let slot = usize::from(entry.tree);
         if ordered.len() <= slot {
             ordered.resize(slot + 1, None);
         }
-        ordered[slot].get_or_insert_default().insert(key, location);
+        ordered[slot].get_or_insert_default().insert(entry.key, entry.location);
     }
-    view.ordered = ordered;
 }
 
-struct Loader<'a> {
-    shared: &'a Shared,
-    view: &'a View,
-    tombstones: Vec<(u64, Location)>,
-    time_ms: u64,
-}
-
-impl Loader<'_> {
-    fn record(&mut self, segment: &Segment, offset: u64, record: &Record<'_>) {
-        match record.kind() {
-            Kind::Put | Kind::Delete => {}
-            Kind::Barrier => {
-                if let Ok(barrier) = Barrier::decode(record) {
-                    self.time_ms = self.time_ms.max(barrier.time_ms);
-                }
-                return;
-            }
-            Kind::Catalog | Kind::Mark | Kind::Seal => return,
-        }
-        let (tree, key) = (record.tree(), record.key());
-        let hash = self.shared.hash(tree, key);
-        let location = Location::at(segment.slot, offset);
-        let (view, index) = (self.view, &self.view.index);
-        let old = index.get(hash, |at| view.is_key(at, tree, key));
-        if let Some(old) = old
-            && let Some(known) = view.peek(old)
-        {
-            if known.gsn() >= record.gsn() {
-                segment.dead_bytes.fetch_add(record.len() as u64, Ordering::Relaxed);
-                return;
-            }
-            if let Some(segment) = view.segment(old.segment) {
-                segment.dead_bytes.fetch_add(known.len() as u64, Ordering::Relaxed);
-            }
-        }
-        index.insert_or_replace(hash, old, location);
-        if record.kind() == Kind::Delete {
-            self.tombstones.push((hash, location));
-        }
-    }
+fn last_gsn(segment: &Segment) -> Gsn {
+    segment.end().map_or(0, |end| end.last.last.gsn)
 }

@@ -4,6 +4,9 @@
 //! end before it. If a MARK, a later segment's MARK or the manifest says that it had been durable, it is
 //! *corruption*: the shard is quarantined and nothing is changed. So is whatever else cannot be explained by
 //! a crash: a missing file, an unknown one, metadata that does not verify.
+//!
+//! Files below the log's floor (outputs of compaction among them) are *cold*: data, but no log any more. Of
+//! them, and of log segments that have one, only the hint is read.
 
 mod load;
 mod scan;
@@ -19,16 +22,18 @@ use parking_lot::Mutex;
 pub(crate) use load::load;
 pub(crate) use scan::{Scan, Stop, scan};
 
+use super::compaction::Housekeeping;
 use super::error::EngineError;
+use super::file_keys::{FileKeys, hint_of, stored_hint};
 use super::files::{Files, SHARD_META};
 use super::format::manifest::{FileEntry, Manifest};
 use super::format::notes::decode_catalog;
-use super::format::record::{Kind, Parsed, Record};
+use super::format::record::Kind;
 use super::format::segment_header::SegmentHeader;
 use super::format::shard_meta::{SHARD_META_MAGIC, ShardMeta};
 use super::format::slots;
 use super::full_sync::is_staging;
-use super::index::{HashIndex, Location};
+use super::index::Location;
 use super::log::Log;
 use super::overlay::ENTRY_BYTES;
 use super::segment::{Segment, View, io_error};
@@ -45,7 +50,7 @@ pub(crate) struct Read {
     dir: PathBuf,
     files: Files,
     log: Vec<(Arc<Segment>, Scan)>,
-    compacted: Vec<Arc<Segment>>,
+    cold: Vec<Arc<Segment>>,
     /// Set when the log has to be cut: in which slot, at which offset.
     cut: Option<(u32, u64)>,
     tail: LogTail,
@@ -83,9 +88,6 @@ impl From<Unsound> for Trouble {
     }
 }
 
-/// An opened segment, and what a scan of it found unless compaction wrote it.
-type ReadSegment = (Arc<Segment>, Option<Scan>);
-
 fn unsound<T>(reason: impl Into<String>) -> Result<T, Trouble> {
     Err(Trouble::Unsound(reason.into()))
 }
@@ -106,7 +108,7 @@ pub(crate) fn read(shared: &Arc<Shared>, id: u16, dir: PathBuf) -> Result<Read, 
         dir,
         files: Files::unreadable(id, "not read".into()),
         log: Vec::new(),
-        compacted: Vec::new(),
+        cold: Vec::new(),
         cut: None,
         tail: LogTail::default(),
         commit: 0,
@@ -127,7 +129,7 @@ pub(crate) fn read(shared: &Arc<Shared>, id: u16, dir: PathBuf) -> Result<Read, 
             }
             read.files.set_void(true);
             read.log.clear();
-            read.compacted.clear();
+            read.cold.clear();
             read.trees.clear();
             read.cut = None;
             (read.tail, read.commit) = (LogTail::default(), 0);
@@ -149,12 +151,12 @@ impl Read {
         }
         self.read_segments(shared, &manifest)?;
         self.join(&manifest)?;
-        self.commit = self.commit.max(manifest.commit);
+        self.commit = self.commit.max(manifest.commit).max(manifest.log_floor.saturating_sub(1));
         if self.commit > self.tail.last.gsn {
             return unsound(format!("the log ends at {}, below its commit {}", self.tail.last.gsn, self.commit));
         }
         self.committed_time_ms = self.committed_time_ms.max(manifest.committed_time_ms);
-        self.trees = manifest.trees.clone();
+        self.trees.extend(manifest.trees.iter().cloned());
         for (segment, scan) in &self.log {
             for entry in scan.entries.iter().filter(|e| e.kind == Kind::Catalog && e.tail.last.gsn <= self.commit) {
                 self.trees.extend(segment.peek(entry.offset).and_then(|record| decode_catalog(&record)));
@@ -175,6 +177,12 @@ impl Read {
         };
         let meta = ShardMeta::decode(&newest.payload).map_err(Unsound)?;
         let older = newest.older.as_deref().map(ShardMeta::decode).transpose().map_err(Unsound)?;
+        let both = older.is_some();
+        let older_manifest = older.map_or(0, |older| older.manifest);
+        let keep = [meta.manifest, older_manifest];
+        // Known from here on, so that whatever is found below, a change of state goes into the older slot.
+        let none = Manifest { shard: self.id, next_file_id: 1, log_floor: 1, ..Manifest::default() };
+        self.files = Files::new(self.id, newest.seq, newest.slot, meta.clone(), older_manifest, none);
         let mut manifest = Manifest { shard: self.id, next_file_id: 1, log_floor: 1, ..Manifest::default() };
         if meta.manifest != 0 {
             let path = dir.join(Manifest::name(meta.manifest));
@@ -190,9 +198,6 @@ impl Read {
                 return unsound(format!("the manifest is shard {}'s, number {}", manifest.shard, manifest.seq));
             }
         }
-        let both = older.is_some();
-        let older_manifest = older.map_or(0, |older| older.manifest);
-        let keep = [meta.manifest, older_manifest];
         self.files = Files::new(self.id, newest.seq, newest.slot, meta, older_manifest, manifest.clone());
         self.tidy(shared, &manifest, both, keep)?;
         Ok(manifest)
@@ -252,18 +257,15 @@ impl Read {
         Ok(())
     }
 
-    /// Opens and scans every file, in parallel.
+    /// Opens every file and reads its hint or itself, in parallel.
     fn read_segments(&mut self, shared: &Arc<Shared>, manifest: &Manifest) -> Result<(), Trouble> {
         let jobs: Vec<(u32, &FileEntry)> = (0u32..).zip(&manifest.files).collect();
         self.next_slot = jobs.len() as u32;
         let dir = &self.dir;
         let shard = self.id;
-        let work = |(slot, entry): &(u32, &FileEntry)| {
-            let adopted = manifest.adopted.contains(&entry.id);
-            read_segment(shared, dir, shard, *slot, entry, adopted)
-        };
+        let work = |(slot, entry): &(u32, &FileEntry)| read_segment(shared, dir, shard, *slot, entry, manifest);
         let workers = if shared.manual() { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) };
-        let results: Vec<Result<ReadSegment, Trouble>> = if workers == 1 || jobs.len() < 2 {
+        let results: Vec<Result<FileRead, Trouble>> = if workers == 1 || jobs.len() < 2 {
             jobs.iter().map(work).collect()
         } else {
             let next = AtomicU64::new(0);
@@ -284,8 +286,12 @@ impl Read {
         };
         for result in results {
             match result? {
-                (segment, Some(scan)) => self.log.push((segment, scan)),
-                (segment, None) => self.compacted.push(segment),
+                FileRead::Log(segment, scan) => self.log.push((segment, scan)),
+                FileRead::Cold { segment, committed_time_ms, trees } => {
+                    self.cold.push(segment);
+                    self.committed_time_ms = self.committed_time_ms.max(committed_time_ms);
+                    self.trees.extend(trees);
+                }
             }
         }
         self.log.sort_by_key(|(segment, _)| (segment.base_gsn(), segment.id()));
@@ -298,8 +304,9 @@ impl Read {
             Some((first, _)) => first.header.before(),
             None => manifest.mark,
         };
-        let mut epochs = manifest.epochs.clone();
-        epochs.truncate(tail.last.gsn);
+        if tail.last.gsn >= manifest.log_floor {
+            return unsound(format!("the log begins after {}, its floor is {}", tail.last.gsn, manifest.log_floor));
+        }
         let mut stop = None;
         for i in 0..self.log.len() {
             let (segment, scan) = &self.log[i];
@@ -319,12 +326,10 @@ impl Read {
             let last = i + 1 == self.log.len();
             let joins = |next: &Arc<Segment>| next.header.before() == tail;
             let whole = match (&scan.stop, segment.end()) {
-                (Stop::Length, Some(end)) if !scan.unfinished && end.last == tail => true,
-                (Stop::Sealed, Some(end)) if end.last == tail => true,
-                (_, Some(_)) => {
-                    let why = format!("{:?} at gsn {}", scan.stop, tail.last.gsn + 1);
-                    return unsound(format!("{name} does not hold what the manifest says of it: {why}"));
-                }
+                (_, Some(end)) => match scan.differs_from(&end) {
+                    None => true,
+                    Some(why) => return unsound(format!("{name}: {why}")),
+                },
                 (Stop::Sealed, None) => true,
                 // A missing SEAL is no fault if the next segment joins.
                 (Stop::Zeros, None) => !scan.unfinished && (last || joins(&self.log[i + 1].0)),
@@ -384,14 +389,16 @@ impl Read {
         log.epoch = self.tail.last.epoch;
         log.epochs = epochs.clone();
         log.applied = self.log.first().map_or(self.tail, |(first, _)| first.header.before());
-        let keys = self.log.iter().map(|(_, scan)| scan.entries.len() as u64).sum::<u64>();
-        let index = Arc::new(HashIndex::with_capacity(keys));
-        let mut view = View { index, segments: Vec::new(), epochs, ordered: Vec::new() };
-        for segment in self.log.iter().map(|(segment, _)| segment).chain(&self.compacted) {
+        let mut view = View { index: Arc::default(), segments: Vec::new(), epochs, ordered: Vec::new() };
+        for segment in self.log.iter().map(|(segment, _)| segment).chain(&self.cold) {
             view = view.with_segment(segment.clone());
         }
         let mut waiting = 0;
         for (segment, scan) in &self.log[..kept] {
+            if segment.keys().is_some() {
+                // It has a hint, so all of it is committed.
+                log.applied = scan.tail;
+            }
             for entry in &scan.entries {
                 if entry.tail.last.gsn <= self.commit {
                     log.applied = entry.tail;
@@ -419,9 +426,11 @@ impl Read {
                 log.offset = scan.end;
             }
         }
+        let hinted = view.segments.iter().flatten().filter(|segment| segment.keys().is_some()).count();
+        tracing::debug!(shard = self.id, files = view.segments.len(), hinted, "the shard's files are read");
         let ready = *self.files.state() == ShardState::Ready;
         let (tail, applied) = (log.tail.last.gsn, log.applied.last.gsn);
-        let loaded_time_ms = load(shared, &mut view, &self.log[..kept], &self.compacted, applied);
+        let loaded_time_ms = load(shared, &mut view, &self.log[..kept], &self.cold, applied)?;
         let shard = Arc::new(Shard {
             id: self.id,
             dir: self.dir,
@@ -429,6 +438,7 @@ impl Read {
             io: Mutex::new(()),
             files: Mutex::new(self.files),
             apply: Mutex::new(()),
+            housekeeping: Housekeeping::default(),
             log: Mutex::new(log),
             view: ArcSwap::from_pointee(view),
             ready: AtomicBool::new(ready),
@@ -448,14 +458,22 @@ impl Read {
     }
 }
 
+/// One file, as far as it had to be read.
+enum FileRead {
+    /// Part of the log.
+    Log(Arc<Segment>, Scan),
+    /// Data only.
+    Cold { segment: Arc<Segment>, committed_time_ms: u64, trees: Vec<TreeInfo> },
+}
+
 fn read_segment(
     shared: &Arc<Shared>,
     dir: &Path,
     shard: u16,
     slot: u32,
     entry: &FileEntry,
-    adopted: bool,
-) -> Result<ReadSegment, Trouble> {
+    manifest: &Manifest,
+) -> Result<FileRead, Trouble> {
     let path = dir.join(Segment::file_name(entry.id));
     let file = shared.disk.open(&path).map_err(io_error("open", &path))?;
     let len = file.len().map_err(io_error("measure", &path))?;
@@ -464,13 +482,14 @@ fn read_segment(
     let name = Segment::file_name(entry.id);
     let header = SegmentHeader::decode(&head[..got]).map_err(|e| Unsound(format!("{name}: {e}")))?;
     let cluster = *shared.cluster_id.read();
+    let adopted = manifest.adopted.contains(&entry.id);
     if (header.file_id != entry.id && !adopted) || header.shard != shard || header.compacted != entry.compacted {
         return unsound(format!("{name} says it is file {} of shard {}", header.file_id, header.shard));
     }
     if header.cluster_id != 0 && cluster != 0 && header.cluster_id != cluster {
         return unsound(format!("{name} belongs to cluster {:032x}", header.cluster_id));
     }
-    if !header.compacted && header.before() != entry.before {
+    if header.before() != entry.before {
         return unsound(format!("{name} begins after {:?}, the manifest says {:?}", header.before(), entry.before));
     }
     if let Some(end) = entry.end
@@ -492,15 +511,40 @@ fn read_segment(
     }
     let writable = shared.relaxed() && entry.end.is_none();
     segment.adopt(path, file, shared.options.segment_bytes, len, writable)?;
-    if entry.compacted {
-        check_compacted(&segment, &name)?;
-        return Ok((segment, None));
+    if let Some(end) = entry.end {
+        segment.rewind(end.len);
+        if entry.compacted || end.last.last.gsn < manifest.log_floor {
+            return read_cold(shared, segment);
+        }
+        if let Some(hint) = stored_hint(shared, &segment) {
+            let epochs = manifest.epochs.starts().iter().copied();
+            let inside = |start: &LogPosition| (entry.before.last.gsn + 1..=end.last.last.gsn).contains(&start.gsn);
+            let scan = Scan::of_committed(&end, hint.committed_time_ms, epochs.filter(inside).collect());
+            segment.set_keys(FileKeys::of(&hint));
+            return Ok(FileRead::Log(segment, scan));
+        }
+    } else if entry.compacted {
+        return unsound(format!("{name} is an output of compaction without an end"));
     }
     let bytes = uncached.as_deref().unwrap_or_else(|| segment.bytes());
     let scan = scan(bytes, &segment.header, entry.end.map(|end| end.len));
     // Appending goes on where the log ends, not where the zeros do.
     segment.rewind(scan.end.max(entry.end.map_or(0, |end| end.len)));
-    Ok((segment, Some(scan)))
+    Ok(FileRead::Log(segment, scan))
+}
+
+/// A file that is no log any more: its hint says all there is to know. What is damaged was durable before the
+/// log's floor passed it.
+fn read_cold(shared: &Arc<Shared>, segment: Arc<Segment>) -> Result<FileRead, Trouble> {
+    let hint = hint_of(shared, &segment).map_err(|error| match error {
+        EngineError::Corrupt { what, .. } => Trouble::Unsound(what),
+        other => Trouble::Error(other),
+    })?;
+    let catalogs = hint.entries().filter(|entry| entry.kind == Kind::Catalog);
+    let trees = catalogs.filter_map(|entry| decode_catalog(&segment.peek(entry.offset_bytes)?)).collect();
+    segment.set_keys(FileKeys::of(&hint));
+    segment.set_cold();
+    Ok(FileRead::Cold { segment, committed_time_ms: hint.committed_time_ms, trees })
 }
 
 fn read_uncached(file: &Arc<dyn DiskFile>, path: &Path, len: u64) -> Result<Vec<u8>, EngineError> {
@@ -515,17 +559,4 @@ fn read_uncached(file: &Arc<dyn DiskFile>, path: &Path, len: u64) -> Result<Vec<
     }
     bytes.truncate(at);
     Ok(bytes)
-}
-
-/// Every record of an output of compaction must verify: it was durable before it was listed.
-fn check_compacted(segment: &Segment, name: &str) -> Result<(), Trouble> {
-    let bytes = segment.log_bytes();
-    let mut at = 64;
-    while at < bytes.len() {
-        match Record::parse(&bytes[at..]) {
-            Parsed::Record(record) => at += record.len(),
-            _ => return unsound(format!("{name}: the record at {at} is damaged")),
-        }
-    }
-    Ok(())
 }

@@ -1,8 +1,10 @@
-//! Reading one log segment from its first record: what it holds, and why the reading stopped.
+//! Reading one segment from its first record: what it holds, and why the reading stopped.
 //!
 //! Pure: bytes in, findings out. It believes nothing that does not verify, and keeps looking behind the first
-//! place that does not, for notes that vouch for what should have been there.
+//! place that does not, for notes that vouch for what should have been there. An output of compaction has no
+//! notes and gaps between its gsns; its chain runs over its own records.
 
+use crate::engine::format::manifest::FileEnd;
 use crate::engine::format::notes::{Barrier, Mark, Seal};
 use crate::engine::format::record::{HEADER_BYTES, Kind, Parsed, Record, chain};
 use crate::engine::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -55,19 +57,11 @@ pub(crate) struct Scan {
 pub(crate) fn scan(bytes: &[u8], header: &SegmentHeader, len: Option<u64>) -> Scan {
     let limit = len.map_or(bytes.len(), |len| bytes.len().min(len as usize));
     let bytes = &bytes[..limit];
+    if header.compacted {
+        return scan_compacted(bytes, header, len);
+    }
     let before = header.before();
-    let mut found = Scan {
-        entries: Vec::new(),
-        epochs: Vec::new(),
-        tail: before,
-        end: SEGMENT_HEADER_BYTES,
-        unfinished: false,
-        stop: Stop::Length,
-        vouched: 0,
-        commit: 0,
-        committed_time_ms: 0,
-        contradiction: None,
-    };
+    let mut found = Scan::nothing(before);
     let mut tail = before;
     let mut at = SEGMENT_HEADER_BYTES as usize;
     let stop = loop {
@@ -137,11 +131,72 @@ pub(crate) fn scan(bytes: &[u8], header: &SegmentHeader, len: Option<u64>) -> Sc
     found
 }
 
+/// Reads an output of compaction: every byte up to its length is a record that was durable.
+fn scan_compacted(bytes: &[u8], header: &SegmentHeader, len: Option<u64>) -> Scan {
+    let mut found = Scan::nothing(header.before());
+    let mut at = SEGMENT_HEADER_BYTES as usize;
+    found.stop = loop {
+        if at >= bytes.len() {
+            break if len.is_none_or(|len| at as u64 == len) { Stop::Length } else { Stop::Zeros };
+        }
+        let record = match Record::parse(&bytes[at..]) {
+            Parsed::Record(record) => record,
+            Parsed::Nothing => break Stop::Broken("zeros where a record is due".into()),
+            Parsed::Invalid(why) => break Stop::Broken(why.into()),
+        };
+        let (kind, gsn) = (record.kind(), record.gsn());
+        if !matches!(kind, Kind::Put | Kind::Delete | Kind::Catalog) || gsn <= found.tail.last.gsn {
+            break Stop::Broken(format!("a {kind:?} of gsn {gsn} after gsn {}", found.tail.last.gsn));
+        }
+        found.tail.last.gsn = gsn;
+        found.tail.chain = chain(found.tail.chain, record.crc());
+        let tail = found.tail;
+        found.entries.push(Found { offset: at as u64, len: record.len() as u32, kind, batch_end: true, tail });
+        at += record.len();
+        found.end = at as u64;
+    };
+    found
+}
+
 fn behind(bytes: &[u8], at: usize, why: &str) -> Stop {
     if bytes[at..].iter().all(|&b| b == 0) { Stop::Zeros } else { Stop::Broken(why.into()) }
 }
 
 impl Scan {
+    fn nothing(before: LogTail) -> Self {
+        Self {
+            entries: Vec::new(),
+            epochs: Vec::new(),
+            tail: before,
+            end: SEGMENT_HEADER_BYTES,
+            unfinished: false,
+            stop: Stop::Length,
+            vouched: 0,
+            commit: 0,
+            committed_time_ms: 0,
+            contradiction: None,
+        }
+    }
+
+    /// A file that is known to be whole and committed: its hint says so.
+    pub(crate) fn of_committed(end: &FileEnd, committed_time_ms: u64, epochs: Vec<LogPosition>) -> Self {
+        let gsn = end.last.last.gsn;
+        Self { epochs, end: end.len, vouched: gsn, commit: gsn, committed_time_ms, ..Self::nothing(end.last) }
+    }
+
+    /// Why this is not all of a file that the manifest says ends at `end`; `None` if it is.
+    pub(crate) fn differs_from(&self, end: &FileEnd) -> Option<String> {
+        if let Some(what) = &self.contradiction {
+            return Some(what.clone());
+        }
+        let whole = matches!(self.stop, Stop::Length | Stop::Sealed) && !self.unfinished;
+        if whole && self.tail == end.last && self.end <= end.len {
+            return None;
+        }
+        let (at, want) = (&self.tail, &end.last);
+        Some(format!("it does not hold what the manifest says of it: {:?} after {at:?}, {want:?} is due", self.stop))
+    }
+
     /// A note says that the log ended at `stated` once: do the entries agree?
     fn check(&mut self, stated: &LogTail, before: &LogTail, who: &str) {
         let own = match stated.last.gsn.checked_sub(before.last.gsn) {
