@@ -124,7 +124,7 @@ impl Shard {
             let location = log.put_entry(&bytes, crc);
             log.end_batch();
             let tail = log.tail;
-            log.overlay.push(None, location, bytes.len() as u32, Kind::Barrier, true, tail, time_ms);
+            log.overlay.push(None, location, Kind::Barrier, true, tail, time_ms);
             log.open = Some(epoch);
             self.account(&log, bytes.len() as u64, 1);
             self.publish_epochs(&log);
@@ -342,8 +342,7 @@ impl Shard {
                 Some(view) => self.apply_record(view, record.kind, record.hash, location, bytes, resolved),
                 None => {
                     let tail = log.tail;
-                    let (len, end) = (record.len as u32, i + 1 == count);
-                    log.overlay.push(record.hash, location, len, record.kind, end, tail, time_ms);
+                    log.overlay.push(record.hash, location, record.kind, i + 1 == count, tail, time_ms);
                 }
             }
         }
@@ -554,7 +553,7 @@ impl Shard {
                     .then(|| self.shared.hash(record.tree(), record.key()));
                 let location = log.put_entry(record.bytes(), record.crc());
                 let tail = log.tail;
-                log.overlay.push(hash, location, record.len() as u32, record.kind(), !record.more(), tail, 0);
+                log.overlay.push(hash, location, record.kind(), !record.more(), tail, 0);
                 offset += record.len();
             }
             log.end_batch();

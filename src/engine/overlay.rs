@@ -18,7 +18,6 @@ pub(crate) const ENTRY_BYTES: u64 = 112;
 pub(crate) struct Pending {
     pub(crate) hash: u64,
     pub(crate) location: Location,
-    pub(crate) len: u32,
     pub(crate) kind: Kind,
     pub(crate) batch_end: bool,
     /// The log's end with this entry.
@@ -62,12 +61,10 @@ impl std::fmt::Debug for Overlay {
 
 impl Overlay {
     /// Adds the next entry.
-    #[expect(clippy::too_many_arguments, reason = "one call site an entry kind, all fields of one record")]
     pub(crate) fn push(
         &mut self,
         hash: Option<u64>,
         location: Location,
-        len: u32,
         kind: Kind,
         batch_end: bool,
         tail: LogTail,
@@ -75,7 +72,7 @@ impl Overlay {
     ) {
         let older = hash.map_or(0, |hash| self.newest.insert(hash, tail.last.gsn).unwrap_or(0));
         let hash = hash.unwrap_or(0);
-        self.entries.push_back(Pending { hash, location, len, kind, batch_end, tail, time_ms, older });
+        self.entries.push_back(Pending { hash, location, kind, batch_end, tail, time_ms, older });
     }
 
     /// Entries.
@@ -144,7 +141,7 @@ mod tests {
 
     fn push(overlay: &mut Overlay, gsn: Gsn, hash: u64) {
         let tail = LogTail { last: LogPosition::new(1, gsn), chain: 0 };
-        overlay.push(Some(hash), Location::at(0, gsn * 64), 64, Kind::Put, true, tail, 0);
+        overlay.push(Some(hash), Location::at(0, gsn * 64), Kind::Put, true, tail, 0);
     }
 
     #[test]

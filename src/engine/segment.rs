@@ -238,11 +238,6 @@ impl Segment {
         &self.opened().path
     }
 
-    /// Its file.
-    pub(crate) fn file(&self) -> &Arc<dyn DiskFile> {
-        &self.opened().file
-    }
-
     /// Bytes that may be read.
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Acquire)

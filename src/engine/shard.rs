@@ -138,6 +138,11 @@ impl Shard {
         self.view.load().index.memory_bytes()
     }
 
+    /// Memory of the ordered indexes beside it, in bytes, about. Walks them.
+    pub fn ordered_index_bytes(&self) -> u64 {
+        self.view.load().ordered.iter().flatten().map(|ordered| ordered.memory_bytes()).sum()
+    }
+
     /// Log bytes in `(from, to]`, estimated from the segments' sizes.
     pub fn log_bytes_between(&self, from: Gsn, to: Gsn) -> u64 {
         if to <= from {

@@ -14,10 +14,10 @@ use crate::engine::error::EngineError;
 use crate::engine::files::Files;
 use crate::engine::format::manifest::{FileEnd, FileEntry};
 use crate::engine::format::notes::decode_catalog;
-use crate::engine::format::record::{Kind, Parsed, Record, chain};
+use crate::engine::format::record::Kind;
 use crate::engine::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::engine::index::HashIndex;
-use crate::engine::recovery::{Scan, Stop, load, scan};
+use crate::engine::recovery::{Scan, load, scan};
 use crate::engine::segment::{Segment, View, io_error};
 use crate::engine::shard::Shard;
 use crate::position::{EpochTable, LogPosition, LogTail};
@@ -67,7 +67,7 @@ impl Shard {
             return Err(EngineError::FullSync(why));
         }
         let result = self.read_staged(manifest, staging).and_then(|contents| {
-            let view = self.view_of(manifest, &contents);
+            let view = self.view_of(manifest, &contents)?;
             Ok(self.replace(manifest, staging, contents.files, view)?)
         });
         match result {
@@ -107,6 +107,7 @@ impl Shard {
         disk.sync_dir(staging.dir()).map_err(io_error("sync", staging.dir()))?;
 
         let below = contents.segments.partition_point(|(_, scan)| scan.tail.last.gsn < manifest.log_floor);
+        contents.segments[..below].iter().for_each(|(segment, _)| segment.set_cold());
         let log = &contents.segments[below..];
         let first = log.first().map_or(manifest.g0, |(segment, _)| segment.header.before());
         if first.last.gsn + 1 > manifest.log_floor {
@@ -179,27 +180,23 @@ impl Shard {
         if crc32fast::hash(bytes) != file.crc {
             return Err(format!("{name} does not match its checksum").into());
         }
-        let (before, end, scan) = if header.compacted {
-            (header.before(), read_compacted(name, &header, bytes)?, None)
-        } else {
-            let scan = scan(bytes, &header, Some(len));
-            let whole = matches!(scan.stop, Stop::Length | Stop::Sealed) && !scan.unfinished && scan.end == len;
-            if let Some(what) = &scan.contradiction {
-                return Err(format!("{name}: {what}").into());
-            }
-            if !whole {
-                return Err(format!("{name}: {:?} after gsn {}", scan.stop, scan.tail.last.gsn).into());
-            }
-            (header.before(), FileEnd { len, last: scan.tail }, Some(scan))
-        };
+        let scan = scan(bytes, &header, Some(len));
+        let end = FileEnd { len, last: scan.tail };
+        if let Some(what) = scan.differs_from(&end) {
+            return Err(format!("{name}: {what}").into());
+        }
+        if scan.end != len {
+            return Err(format!("{name} goes on after its end at {}", scan.end).into());
+        }
         segment.set_end(end);
         segment.synced.store(true, Ordering::Release);
         segment.listed.store(true, Ordering::Release);
-        Ok((Staged { file: file.clone(), segment, before, end }, scan))
+        let scan = (!header.compacted).then_some(scan);
+        Ok((Staged { file: file.clone(), segment, before: header.before(), end }, scan))
     }
 
     /// The view and indexes of the staged files.
-    fn view_of(&self, manifest: &SnapshotManifest, contents: &Contents) -> View {
+    fn view_of(&self, manifest: &SnapshotManifest, contents: &Contents) -> Result<View, EngineError> {
         let mut view = View { epochs: manifest.epoch_table.clone(), ..View::default() };
         let mut keys = 0;
         manifest.trees.iter().for_each(|tree| self.shared.add_tree(tree));
@@ -214,9 +211,9 @@ impl Shard {
             }
         }
         view.index = Arc::new(HashIndex::with_capacity(keys));
-        let time_ms = load(&self.shared, &mut view, &contents.segments, &contents.compacted, manifest.g0.last.gsn);
+        let time_ms = load(&self.shared, &mut view, &contents.segments, &contents.compacted, manifest.g0.last.gsn)?;
         self.note_committed_time(time_ms.max(manifest.committed_time_ms));
-        view
+        Ok(view)
     }
 
     /// The switch, and the running shard with it.
@@ -314,21 +311,4 @@ impl Shard {
         Files::unlink(&self.shared, &self.dir, dropped);
         Ok(())
     }
-}
-
-/// Checks every record of an output of compaction; where it ends.
-fn read_compacted(name: &str, header: &SegmentHeader, bytes: &[u8]) -> Result<FileEnd, String> {
-    let mut at = SEGMENT_HEADER_BYTES as usize;
-    let mut last = header.before();
-    while at < bytes.len() {
-        match Record::parse(&bytes[at..]) {
-            Parsed::Record(record) if record.kind().is_entry() => {
-                last.last.gsn = last.last.gsn.max(record.gsn());
-                last.chain = chain(last.chain, record.crc());
-                at += record.len();
-            }
-            _ => return Err(format!("{name}: the record at {at} is damaged")),
-        }
-    }
-    Ok(FileEnd { len: bytes.len() as u64, last })
 }

@@ -113,8 +113,10 @@ impl Shard {
         self.files.lock().manifest().commit.max(self.commit())
     }
 
-    /// Persists `Syncing`, with fresh metadata if there was none that could be read.
+    /// Persists `Syncing`, with fresh metadata if there was none that could be read. No file is rewritten from
+    /// here on.
     fn enter_syncing(&self) -> Result<(), EngineError> {
+        let _stopped = self.stop_housekeeping();
         let mut files = self.files.lock();
         self.ready.store(false, Ordering::Release);
         let done = if files.is_unreadable() {

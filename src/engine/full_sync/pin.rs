@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::manifest::{SnapshotFile, SnapshotManifest};
+use crate::engine::compaction::LogKeeper;
 use crate::engine::error::EngineError;
 use crate::engine::format::notes::Barrier;
 use crate::engine::format::record::{Kind, Record, chain};
@@ -20,6 +21,8 @@ use crate::position::{EpochTable, Gsn, LogTail};
 pub struct SnapshotPin {
     manifest: SnapshotManifest,
     files: BTreeMap<String, (Arc<Segment>, u64)>,
+    /// What follows the snapshot stays log, so that the taker can go on from there.
+    _log: LogKeeper,
 }
 
 impl SnapshotPin {
@@ -56,7 +59,10 @@ impl Shard {
         if !self.ready.load(Ordering::Acquire) {
             return Err(EngineError::NotReady { shard: self.id, state: self.state(), operation: "a snapshot" });
         }
+        // From the commit as it is before: what is pinned ends there or later.
+        let log = self.keep_log(self.applied() + 1);
         let pinned = self.pin_files()?;
+        log.advance(pinned.g0.last.gsn + 1);
         let mut files = BTreeMap::new();
         let mut listed = Vec::new();
         for (segment, len) in pinned.files {
@@ -75,7 +81,7 @@ impl Shard {
             files: listed,
             trees,
         };
-        Ok(SnapshotPin { manifest, files })
+        Ok(SnapshotPin { manifest, files, _log: log })
     }
 
     fn pin_files(&self) -> Result<Pinned, EngineError> {

@@ -408,7 +408,7 @@ impl Read {
                 let hash = matches!(entry.kind, Kind::Put | Kind::Delete)
                     .then(|| segment.peek(entry.offset).map(|r| shared.hash(r.tree(), r.key())))
                     .flatten();
-                log.overlay.push(hash, location, entry.len, entry.kind, entry.batch_end, entry.tail, 0);
+                log.overlay.push(hash, location, entry.kind, entry.batch_end, entry.tail, 0);
                 waiting += 1;
             }
         }
