@@ -101,6 +101,12 @@ impl Shard {
         match (kind, hash) {
             (Kind::Put, Some(hash)) => {
                 let (tree, key) = (record.tree(), record.key());
+                let ordered = self.ordered(tree);
+                // Before the hash index, which says what is: every key that a get finds, a scan finds too.
+                if let Some(ordered) = &ordered {
+                    self.ordered_changes.fetch_add(1, Ordering::AcqRel);
+                    ordered.insert(key, location);
+                }
                 let old = match resolved {
                     Some(old) if view.index.insert_or_replace(hash, Some(old), location) => Some(old),
                     _ => loop {
@@ -110,23 +116,28 @@ impl Shard {
                         }
                     },
                 };
-                self.bury(view, old);
-                if let Some(ordered) = self.ordered(tree) {
-                    ordered.insert(key, location);
+                if ordered.is_some() {
+                    self.ordered_changes.fetch_add(1, Ordering::AcqRel);
                 }
+                self.bury(view, old);
             }
             (Kind::Delete, Some(hash)) => {
                 let (tree, key) = (record.tree(), record.key());
+                let ordered = self.ordered(tree);
+                if ordered.is_some() {
+                    self.ordered_changes.fetch_add(1, Ordering::AcqRel);
+                }
                 let old = loop {
                     match self.locate(view, hash, tree, key) {
                         Some(old) if !view.index.remove(hash, old) => {}
                         old => break old,
                     }
                 };
-                if old.is_some()
-                    && let Some(ordered) = self.ordered(tree)
-                {
-                    ordered.remove(key);
+                if let Some(ordered) = &ordered {
+                    if old.is_some() {
+                        ordered.remove(key);
+                    }
+                    self.ordered_changes.fetch_add(1, Ordering::AcqRel);
                 }
                 self.bury(view, old);
             }

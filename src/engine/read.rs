@@ -112,6 +112,7 @@ impl Shard {
         let mut bytes = 0;
         loop {
             let want = (limit - page.entries.len()).saturating_add(1).min(1024);
+            let changes = self.ordered_changes.load(Ordering::Acquire);
             let mut keys: Vec<(Vec<u8>, Location)> = Vec::new();
             ordered.get_range(as_slice(&start), as_slice(&end), range.reverse, want, |key, location| {
                 keys.push((key.to_vec(), location));
@@ -120,7 +121,8 @@ impl Shard {
             let exhausted = keys.len() < want;
             for (key, location) in keys {
                 let cursor = Bound::Excluded(key.clone());
-                let value = self.value_of(tree, &key, location, now_ms)?;
+                let agree = changes % 2 == 0 && self.ordered_changes.load(Ordering::Acquire) == changes;
+                let value = self.value_of(tree, &key, agree.then_some(location), now_ms)?;
                 if let Some(value) = value {
                     if page.entries.len() >= limit || (bytes >= max_bytes && !page.entries.is_empty()) {
                         page.more = true;
@@ -141,17 +143,18 @@ impl Shard {
         }
     }
 
-    /// The value at the place where the ordered index saw the key, or wherever it has moved since.
+    /// The value where the ordered index has the key, if that is known to be right, else where the hash index
+    /// has it: what a get has shown, a scan after it must not fall behind.
     fn value_of(
         &self,
         tree: TreeId,
         key: &[u8],
-        location: Location,
+        location: Option<Location>,
         now_ms: u64,
     ) -> Result<Option<Value>, EngineError> {
         let hash = self.shared.hash(tree.0, key);
         let view = self.view.load();
-        if let Some(record) = view.peek(location)
+        if let Some(record) = location.and_then(|location| view.peek(location))
             && record.tree() == tree.0
             && record.key() == key
         {
