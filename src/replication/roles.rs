@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -25,6 +26,9 @@ use crate::position::Epoch;
 use crate::topology::message::{
     FenceRequest, FollowRequest, InitRequest, LastConfig, PromoteRequest, Refusal, Reply, StandingReply,
 };
+
+/// A promise holds the log's floor until PROMOTE or FOLLOW, or for so long.
+const FLOOR_HELD: Duration = Duration::from_secs(60);
 
 /// What this thread is asked.
 enum Job {
@@ -207,6 +211,8 @@ impl RoleThread {
 
     fn fence(&self, request: &FenceRequest, drained: bool) -> Result<Reply, Refusal> {
         let step = self.state.core.lock().begin_fence(request)?;
+        // The reply tells how far back the log reaches: that stays true while the epoch is made.
+        self.state.engine.hold_log_floor(FLOOR_HELD);
         // A fenced leader tells the time it counted: what expired by it must stay expired.
         self.state.heard_time(self.state.shard_time_ms());
         self.leave(&step.role);
@@ -265,6 +271,7 @@ impl RoleThread {
             lease_wait_ms = u64::try_from(request.lease_wait.as_millis()).unwrap_or(u64::MAX),
             "promoted"
         );
+        self.state.engine.release_log_floor();
         // The lease wait ends without anybody's help.
         self.state.wake_commits();
         term.ask_round.notify_one();
@@ -289,6 +296,7 @@ impl RoleThread {
             let standing = core.finish_follow(step)?;
             (standing, core.following().cloned())
         };
+        self.state.engine.release_log_floor();
         if let Some(following) = following {
             self.start_stream(following);
         }

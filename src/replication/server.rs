@@ -117,7 +117,10 @@ impl ReplicationServer {
         let mut answers = Vec::with_capacity(shards.len());
         let mut goal = Vec::with_capacity(shards.len());
         let mut held = Vec::with_capacity(shards.len());
+        let mut keepers = Vec::with_capacity(shards.len());
         for (shard, theirs) in shards.iter().zip(&hello.shards) {
+            // Before the look at the floor: what is decided by it stays true.
+            let keeper = shard.keep_log(1);
             let ours = view(shard);
             let end = ours.tail.last.gsn;
             goal.push(end);
@@ -157,6 +160,8 @@ impl ReplicationServer {
                     });
                 }
             };
+            keeper.advance(cursor.map_or(end, |at| at + 1));
+            keepers.push(keeper);
             held.push(cursor.unwrap_or(0));
             cursors.push(cursor.map(|at| ReplicationCursor::new(Arc::clone(shard), at)));
             answers.push(proto::ShardAnswer { answer: Some(answer), leader_end: end });
@@ -170,6 +175,7 @@ impl ReplicationServer {
             connected: AtomicBool::new(true),
             whole,
             goal,
+            keepers,
             durable: held.iter().map(|_| AtomicU64::new(0)).collect(),
             applied: held.iter().map(|_| AtomicU64::new(0)).collect(),
             session: ends.clone(),
@@ -342,6 +348,7 @@ async fn take_acks(
         }
         for (shard, &gsn) in (0..).zip(&ack.durable) {
             follower.durable[usize::from(shard)].fetch_max(gsn, Ordering::AcqRel);
+            follower.keepers[usize::from(shard)].advance(gsn + 1);
             count(&state, &term, follower.sid, shard, gsn);
         }
         for (held, &gsn) in follower.applied.iter().zip(&ack.applied) {

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::rules::{Quorum, Term};
 use super::shard_time::ShardTime;
+use crate::engine::LogKeeper;
 use crate::ident::Sid;
 use crate::position::{Epoch, Gsn};
 
@@ -68,6 +69,8 @@ pub(crate) struct Follower {
     pub(crate) whole: bool,
     /// What it must hold per shard to be in sync: the leader's log's end when it said hello.
     pub(crate) goal: Vec<Gsn>,
+    /// Per shard: the log it may still need, kept within the retention's bounds even while it is away.
+    pub(crate) keepers: Vec<LogKeeper>,
     pub(crate) durable: Vec<AtomicU64>,
     pub(crate) applied: Vec<AtomicU64>,
     /// Ends its stream.
