@@ -18,6 +18,7 @@ pub mod delete;
 pub mod endpoints;
 pub mod failure;
 pub mod get;
+pub mod inspect;
 pub mod load;
 pub mod local;
 pub mod logging;
@@ -77,6 +78,8 @@ pub enum Command {
     #[allow(missing_docs)]
     Crd(crd::Args),
     #[allow(missing_docs)]
+    Inspect(inspect::Args),
+    #[allow(missing_docs)]
     Local(local::Args),
     #[allow(missing_docs)]
     Node(node::Args),
@@ -108,6 +111,7 @@ impl Command {
         match self {
             Self::Bench(args) => bench::run(args, global),
             Self::Crd(args) => crd::run(args, global),
+            Self::Inspect(args) => inspect::run(args, global),
             Self::Local(args) => local::run(args, global),
             Self::Node(args) => node::run(args, global),
             Self::Get(args) => get::run(args, global),

@@ -44,6 +44,8 @@ pub trait Disk: Send + Sync + Debug {
     fn exists(&self, path: &Path) -> io::Result<bool>;
     /// Takes the exclusive lock on a directory, held until the guard is dropped; `WouldBlock` if another holder has it.
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn DirLock>>;
+    /// Whether somebody holds the lock on a directory; takes no lock itself, so it disturbs nobody who wants it.
+    fn is_locked(&self, dir: &Path) -> io::Result<bool>;
     /// Size of the file system that holds `path`, and what of it a user without privileges may still take.
     fn space(&self, path: &Path) -> io::Result<Space>;
 }

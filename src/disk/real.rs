@@ -9,6 +9,7 @@ use std::alloc::Layout;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -109,6 +110,23 @@ impl Disk for RealDisk {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(full)?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(RealLock { _file: file, path }))
+    }
+
+    fn is_locked(&self, dir: &Path) -> io::Result<bool> {
+        let inode = match std::fs::metadata(dir.join(LOCK_NAME)) {
+            Ok(metadata) => metadata.ino().to_string(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        // `1: FLOCK  ADVISORY  WRITE 4711 08:02:131073 0 EOF`. The device is not compared: some file systems
+        // show another one here than in their files' metadata.
+        let locks = std::fs::read_to_string("/proc/locks")?;
+        let is_ours = |line: &str| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields.get(1) == Some(&"FLOCK")
+                && fields.iter().any(|f| f.split(':').count() == 3 && f.rsplit(':').next() == Some(&inode))
+        };
+        Ok(locks.lines().any(is_ours))
     }
 
     fn space(&self, path: &Path) -> io::Result<Space> {
@@ -400,7 +418,9 @@ mod tests {
         let lock = disk.lock_dir(dir.path()).unwrap();
         assert_eq!(disk.lock_dir(dir.path()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         assert_eq!(disk.list(dir.path()).unwrap(), []);
+        assert!(disk.is_locked(dir.path()).unwrap());
         drop(lock);
+        assert!(!disk.is_locked(dir.path()).unwrap());
         disk.lock_dir(dir.path()).unwrap();
     }
 

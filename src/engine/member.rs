@@ -31,9 +31,9 @@ use crate::disk::{DirEntry, DirLock, Disk};
 use crate::ident::InstanceId;
 
 /// Name of the member's metadata.
-const NODE_META: &str = "node.meta";
+pub(crate) const NODE_META: &str = "node.meta";
 /// Its name while a directory is being formatted.
-const NODE_META_UNFINISHED: &str = "node.meta.tmp";
+pub(crate) const NODE_META_UNFINISHED: &str = "node.meta.tmp";
 /// What the name of a shard's directory begins with.
 const SHARD_DIR: &str = "shard-";
 /// Shards a directory may have.

@@ -22,6 +22,7 @@ mod format;
 mod full_sync;
 mod hint;
 pub(crate) mod index;
+pub mod inspect;
 mod listener;
 mod log;
 mod log_reader;

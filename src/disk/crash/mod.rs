@@ -581,6 +581,11 @@ impl Disk for CrashDisk {
         Ok(Box::new(CrashLock { disk: self.clone(), id }))
     }
 
+    fn is_locked(&self, dir: &Path) -> io::Result<bool> {
+        let state = self.inner.state.lock();
+        Ok(state.locks.contains(&state.dir(dir)?))
+    }
+
     fn space(&self, _path: &Path) -> io::Result<Space> {
         let state = self.inner.state.lock();
         let total_bytes = state.capacity_bytes.unwrap_or(UNLIMITED_BYTES);

@@ -20,7 +20,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 pub(crate) use load::load;
-pub(crate) use scan::{Scan, Stop, scan};
+pub(crate) use scan::{Found, Scan, Stop, scan};
 
 use super::compaction::Housekeeping;
 use super::error::EngineError;
