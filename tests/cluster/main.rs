@@ -7,6 +7,7 @@
 mod support;
 
 mod all_killed;
+mod chaos;
 mod data_directory;
 mod ending;
 mod follower_down;
@@ -20,3 +21,4 @@ mod register_lost;
 mod small_clusters;
 mod stopped_leader;
 mod switchover;
+mod watching;

@@ -1,6 +1,7 @@
 //! What the scenarios stand on: a cluster, its processes, a load with its books, the package index.
 
 pub mod cluster;
+pub mod counters;
 pub mod data;
 pub mod ledger;
 pub mod packages;
