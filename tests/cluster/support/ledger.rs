@@ -74,7 +74,9 @@ impl Ledger {
         for ((key, account), found) in self.accounts.iter().zip(found) {
             let found = found.map(|value| value.bytes);
             if found != account.acknowledged && !account.possible.contains(&found) {
-                wrong.push(format!("{key:?} holds {found:?}; may hold {account:?}"));
+                let may: Vec<_> = account.possible.iter().map(shown).collect();
+                let last = shown(&account.acknowledged);
+                wrong.push(format!("{key:?} holds {}; last acknowledged: {last}; or: {may:?}", shown(&found)));
             }
         }
         assert!(
@@ -95,5 +97,13 @@ impl Ledger {
         for name in cluster.names() {
             self.compare(&client, &cluster.reading_from(&name, &token), &name).await;
         }
+    }
+}
+
+/// The beginning of a value and its length: enough to tell which one it is.
+fn shown(content: &Content) -> String {
+    match content {
+        None => "nothing".into(),
+        Some(bytes) => format!("{:?} ({} bytes)", bytes.slice(..bytes.len().min(24)), bytes.len()),
     }
 }
