@@ -3,6 +3,10 @@
 
 mod basics;
 mod compaction;
+mod crash;
+mod damage;
+mod full_disk;
+mod history;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -81,6 +85,17 @@ fn compact_all(engine: &Engine) -> usize {
         assert!(steps < 10_000, "housekeeping comes to rest");
     }
     steps
+}
+
+/// The seeds of a test that has some, or those that `ARMDB_SEEDS` asks for (`7` or `1..200`): a failure tells
+/// its seed.
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    let Ok(asked) = std::env::var("ARMDB_SEEDS") else { return 1..count + 1 };
+    let number = |text: &str| text.parse().expect("ARMDB_SEEDS is a number or two with `..` between them");
+    match asked.split_once("..") {
+        Some((from, to)) => number(from)..number(to),
+        None => number(&asked)..number(&asked) + 1,
+    }
 }
 
 /// A small generator: tests are the same for the same seed.

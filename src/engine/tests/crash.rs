@@ -1,0 +1,148 @@
+//! A crash after every disk operation of a random history.
+//!
+//! The crash disk keeps or drops every un-synced page, length and name as a generator says, in any order. What
+//! it leaves is opened: what was acknowledged is there, batches are whole, the state is that of the log as it
+//! was at some batch's end, nothing deleted returns, and the shard is sound and goes on.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::history::{Model, Run, compare_contents, compare_log, tiny};
+use super::*;
+use crate::disk::{CrashDisk, Disk, Keep};
+
+/// What a crash does.
+#[derive(Debug, Clone, Copy)]
+enum Crash {
+    /// Nothing un-synced survives.
+    DropAll,
+    /// Everything does, as if only the process had died and the machine then lost power.
+    KeepAll,
+    /// Some does, by this seed.
+    Some(u64),
+    /// Only the process dies.
+    Kill,
+}
+
+impl Crash {
+    fn happen(self, disk: &CrashDisk) -> Arc<dyn Disk> {
+        Arc::new(match self {
+            Self::DropAll => disk.crash(&mut |_| Keep::Drop),
+            Self::KeepAll => disk.crash(&mut |_| Keep::Keep),
+            Self::Some(seed) => {
+                let mut random = Random::new(seed);
+                disk.crash(&mut |_| match random.below(5) {
+                    0 | 1 => Keep::Drop,
+                    2 | 3 => Keep::Keep,
+                    _ => Keep::Torn(random.next() as u8),
+                })
+            }
+            Self::Kill => disk.kill(),
+        })
+    }
+}
+
+/// Opens what a crash has left and compares it with what may be there. `lossy`: under `Os`, the machine died.
+fn check(disk: &Arc<dyn Disk>, model: &Model, options: &EngineOptions, lossy: bool) {
+    let boot_id = Some([if lossy { 2 } else { 1 }; 16]);
+    let options = EngineOptions { boot_id, ..options.clone() };
+    let engine = Engine::open(disk.clone(), Path::new("/data"), options.clone(), InstanceId(2)).expect("it opens");
+    let shard = engine.shards()[0].clone();
+    let relaxed = options.durability == Durability::Os;
+    match shard.state() {
+        ShardState::Ready => {}
+        ShardState::Amnesic if relaxed && lossy => shard.set_state(ShardState::Ready).expect("set"),
+        other => panic!("the shard is {other}"),
+    }
+    let tail = shard.tail();
+    let gsn = tail.last.gsn;
+    let lowest = if relaxed && lossy { model.synced } else { model.acked };
+    assert!(
+        (lowest..=model.tail()).contains(&gsn) || model.truncating == Some(gsn),
+        "the log ends at {gsn}, {lowest} was acknowledged, the tail was {}",
+        model.tail()
+    );
+    assert_eq!(model.tail_at(gsn), Some(tail), "it ends at a batch's end, with the history that was there");
+    let applied = shard.applied();
+    assert!(applied <= model.commit, "applied {applied}, the commit was {}", model.commit);
+    assert!(shard.log_floor() <= applied + 1 && shard.tombstone_floor() <= applied);
+    compare_contents(&shard, model, applied);
+    let report = shard.verify();
+    assert!(report.is_sound(), "{report:?}");
+    compare_log(&shard, model);
+    shard.advance_commit(gsn);
+    assert_eq!(shard.applied(), gsn);
+    compare_contents(&shard, model, gsn);
+    // And it goes on: a write, housekeeping, and once more from the start.
+    shard.open_epoch(tail.last.epoch + 1, model.time_ms).expect("opened");
+    put(&shard, tail.last.epoch + 1, b"after", b"the crash");
+    commit_all(&engine);
+    if gsn % 4 == 0 {
+        compact_all(&engine);
+    }
+    let contents = |shard: &Shard| {
+        let page = shard.scan(TreeId::DEFAULT, &ScanRange::all(), 10_000, usize::MAX, model.time_ms);
+        page.expect("scanned").entries
+    };
+    let before = contents(&shard);
+    assert_eq!(before.len(), model.contents(gsn).len() + 1);
+    drop((engine, shard));
+    let engine = Engine::open(disk.clone(), Path::new("/data"), options, InstanceId(3)).expect("it opens again");
+    let shard = &engine.shards()[0];
+    assert_eq!(shard.state(), ShardState::Ready);
+    shard.advance_commit(shard.tail().last.gsn);
+    assert_eq!(contents(shard), before, "what was written after the crash is there as well");
+}
+
+/// A history with a crash after every operation; how many there were.
+fn crash_everywhere(seed: u64, steps: u64, durability: Durability) -> u64 {
+    let disk = CrashDisk::new();
+    let options = EngineOptions { durability, ..tiny() };
+    let mut run = Run::new(Arc::new(disk.clone()), options.clone(), seed);
+    let checked = Arc::new(AtomicU64::new(0));
+    let (model, count) = (run.model.clone(), checked.clone());
+    disk.observe(move |disk, operation| {
+        let model = model.lock().expect("not poisoned").clone();
+        let mut random = Random::new(seed ^ operation << 20);
+        let crash = match (random.below(6), durability) {
+            (0, _) => Crash::DropAll,
+            (1, _) => Crash::KeepAll,
+            (2 | 3, Durability::Os) => Crash::Kill,
+            _ => Crash::Some(random.next()),
+        };
+        let after = crash.happen(disk);
+        let lossy = !matches!(crash, Crash::Kill);
+        // On a thread of its own: this one is in the middle of something.
+        let outcome = std::thread::scope(|scope| scope.spawn(|| check(&after, &model, &options, lossy)).join());
+        assert!(
+            outcome.is_ok(),
+            "seed {seed}, {durability:?}, after operation {operation}, {crash:?}: \
+             ARMDB_SEEDS={seed} cargo test --lib engine::tests::crash"
+        );
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    for _ in 0..steps {
+        run.step();
+    }
+    disk.unobserve();
+    let happened = run.finish();
+    assert!(happened.compactions > 0 && happened.truncated > 0 && happened.hints > 0, "seed {seed}: {happened:?}");
+    checked.load(Ordering::Relaxed)
+}
+
+#[test]
+fn after_a_crash_at_any_operation_everything_acknowledged_is_there_and_nothing_deleted_is() {
+    for seed in seeds(4) {
+        let checked = crash_everywhere(seed, 600, Durability::Disk);
+        assert!(checked > 500, "{checked} crashes");
+    }
+}
+
+#[test]
+fn with_relaxed_durability_a_dead_process_loses_nothing_and_a_dead_machine_only_the_end() {
+    for seed in seeds(3) {
+        let checked = crash_everywhere(seed, 600, Durability::Os);
+        assert!(checked > 500, "{checked} crashes");
+    }
+}

@@ -1,0 +1,193 @@
+//! A full disk refuses puts by name and nothing else; a failing one ends the engine's life.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::*;
+use crate::disk::{CrashDisk, Disk, Fault, FaultOn, Keep};
+
+fn dir() -> &'static Path {
+    Path::new("/data")
+}
+
+fn used(disk: &CrashDisk) -> u64 {
+    let space = disk.space(dir()).expect("measured");
+    space.total_bytes - space.available_bytes
+}
+
+fn put_result(shard: &Shard, key: &str, len: usize) -> Result<Appended, AppendError> {
+    shard.append(1, &WriteBatch::new().put(key.to_owned(), vec![1; len]), 1)
+}
+
+#[test]
+fn near_the_end_of_the_disk_puts_are_refused_by_name_and_reads_and_deletes_go_on() {
+    for durability in [Durability::Disk, Durability::Os] {
+        let disk = CrashDisk::new();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let engine = open_with(&shared, dir(), EngineOptions { durability, ..options() });
+        let shard = &engine.shards()[0];
+        shard.open_epoch(1, 1).expect("opened");
+        disk.set_capacity(Some(used(&disk) + 6 * (64 << 10)));
+        let mut puts = 0;
+        let refused = loop {
+            match put_result(shard, &format!("key{puts}"), 3000) {
+                Ok(_) => puts += 1,
+                Err(error) => break error,
+            }
+            engine.sync_all().expect("there is room for what was taken");
+            engine.space().expect("measured");
+            assert!(puts < 1000, "the disk is not endless");
+        };
+        assert_eq!(refused, AppendError::DiskFull);
+        assert!(engine.space().expect("measured").puts_refused && puts > 20);
+        commit_all(&engine);
+        assert_eq!(get(shard, b"key0").map(|value| value.len()), Some(3000), "reads go on");
+        for i in 0..300 {
+            append(shard, 1, &WriteBatch::new().delete(format!("key{}", i % puts)));
+            commit_all(&engine);
+        }
+        assert_eq!(get(shard, b"key0"), None, "so do deletes, from the reserve");
+        assert_eq!(put_result(shard, "more", 10), Err(AppendError::DiskFull));
+        // Room comes back: so do puts, unasked.
+        disk.set_capacity(None);
+        engine.space().expect("measured");
+        put_result(shard, "more", 10).expect("there is room again");
+        commit_all(&engine);
+        assert_eq!(get(shard, b"more").map(|value| value.len()), Some(10));
+        assert_eq!(engine.failure(), None);
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_to_the_last_byte_keeps_what_it_took_and_loses_nothing() {
+    for durability in [Durability::Disk, Durability::Os] {
+        let disk = CrashDisk::new();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let options = EngineOptions { durability, ..options() };
+        let engine = open_with(&shared, dir(), options.clone());
+        let shard = &engine.shards()[0];
+        shard.open_epoch(1, 1).expect("opened");
+        put_result(shard, "first", 100).expect("room");
+        commit_all(&engine);
+        // Nobody looks at the room left: the end is met while preallocating.
+        disk.inject(Fault {
+            on: FaultOn::Write,
+            path_contains: ".seg".into(),
+            skip: 2,
+            times: u64::MAX,
+            errno: libc::ENOSPC,
+        });
+        let mut taken = Vec::new();
+        for i in 0..100 {
+            let key = format!("key{i}");
+            if put_result(shard, &key, 2000).is_ok() {
+                taken.push(key);
+            }
+            let synced = engine.sync_all();
+            assert!(synced.is_ok() || matches!(synced, Err(EngineError::DiskFull(_))), "{synced:?}");
+            shard.advance_commit(shard.synced());
+        }
+        assert!(taken.len() < 100, "it was full");
+        assert_eq!(put_result(shard, "x", 10), Err(AppendError::DiskFull));
+        assert_eq!(get(shard, b"first").map(|value| value.len()), Some(100));
+        assert_eq!(engine.failure(), None, "a full disk is not fatal");
+        disk.heal();
+        engine.space().expect("measured");
+        engine.sync_all().expect("what had waited is written");
+        put_result(shard, "last", 10).expect("room");
+        commit_all(&engine);
+        for key in taken.iter().map(String::as_str).chain(["last"]) {
+            assert!(get(shard, key.as_bytes()).is_some(), "{key} was taken, so it is there");
+        }
+        assert!(shard.verify().is_sound(), "{:?}", shard.verify());
+        drop(engine);
+        let engine = open_with(&shared, dir(), options);
+        let shard = &engine.shards()[0];
+        shard.advance_commit(shard.tail().last.gsn);
+        assert!(taken.iter().all(|key| get(shard, key.as_bytes()).is_some()));
+    }
+}
+
+#[test]
+fn an_error_of_the_disk_is_fatal_and_nothing_is_acknowledged_after_it() {
+    let faults = [
+        (FaultOn::Sync, ".seg", libc::EIO, 0),
+        (FaultOn::Write, ".seg", libc::EIO, 0),
+        (FaultOn::Sync, ".seg", libc::EIO, 1),
+        (FaultOn::Write, "MANIFEST", libc::EIO, 0),
+        (FaultOn::Sync, "MANIFEST", libc::EIO, 0),
+        (FaultOn::Sync, "shard.meta", libc::EIO, 0),
+        (FaultOn::Write, "shard.meta", libc::ENOSPC, 0),
+        (FaultOn::Sync, "shard-000", libc::EIO, 3),
+    ];
+    for (on, path, errno, skip) in faults {
+        let told = (on, path, errno, skip);
+        let disk = CrashDisk::new();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let engine = open_with(&shared, dir(), options());
+        let shard = &engine.shards()[0];
+        shard.open_epoch(1, 1).expect("opened");
+        put_result(shard, "acknowledged", 100).expect("room");
+        commit_all(&engine);
+        disk.inject(Fault { on, path_contains: path.into(), skip, times: 1, errno });
+        let mut acked = shard.synced();
+        let mut fatal = None;
+        for i in 0..60 {
+            if put_result(shard, &format!("key{i}"), 3000).is_err() {
+                break;
+            }
+            match engine.sync_all() {
+                Ok(()) => acked = shard.synced(),
+                Err(error) => {
+                    fatal = Some(error);
+                    break;
+                }
+            }
+        }
+        let fatal = fatal.unwrap_or_else(|| panic!("{told:?}: it was met"));
+        assert!(!matches!(fatal, EngineError::DiskFull(_)), "{told:?}: {fatal}");
+        assert!(engine.failure().is_some(), "{told:?}");
+        assert_eq!(put_result(shard, "later", 1), Err(AppendError::Failed), "{told:?}");
+        assert!(matches!(engine.sync_all(), Err(EngineError::Failed(_))), "{told:?}: no second try");
+        assert!(engine.wait_synced(shard, acked + 1).is_err(), "{told:?}");
+        assert_eq!(shard.synced(), acked, "{told:?}: nothing is acknowledged any more");
+        assert!(engine.compact_step().is_err() && shard.truncate_to(acked).is_err(), "{told:?}");
+        drop(engine);
+        disk.heal();
+        // The failed pages are seen in the cache and are not on the disk: the next process believes the disk,
+        // and so would the machine after a power loss.
+        for next in [disk.kill(), disk.crash(&mut |_| Keep::Drop), disk.crash(&mut |_| Keep::Keep)] {
+            let shared: Arc<dyn Disk> = Arc::new(next);
+            let engine = open_with(&shared, dir(), options());
+            let shard = &engine.shards()[0];
+            assert_eq!(shard.state(), ShardState::Ready, "{told:?}");
+            assert!(shard.tail().last.gsn >= acked, "{told:?}: what was acknowledged is there");
+            shard.advance_commit(shard.tail().last.gsn);
+            assert!(get(shard, b"acknowledged").is_some(), "{told:?}");
+            shard.open_epoch(9, 1).expect("it goes on");
+            commit_all(&engine);
+        }
+    }
+}
+
+#[test]
+fn after_a_failed_sync_the_next_process_believes_the_disk_and_not_the_cache() {
+    let disk = CrashDisk::new();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let engine = open_with(&shared, dir(), options());
+    let shard = &engine.shards()[0];
+    shard.open_epoch(1, 1).expect("opened");
+    commit_all(&engine);
+    put_result(shard, "lost", 100).expect("room");
+    disk.inject(Fault { on: FaultOn::Sync, path_contains: ".seg".into(), skip: 0, times: 1, errno: libc::EIO });
+    assert!(engine.sync_all().is_err());
+    drop(engine);
+    let tail = |disk: CrashDisk| {
+        let shared: Arc<dyn Disk> = Arc::new(disk);
+        let engine = open_with(&shared, dir(), options());
+        engine.shards()[0].tail_gsn.load(Ordering::Acquire)
+    };
+    assert_eq!(tail(disk.kill()), 1, "it shows in the cache, but the disk does not hold it");
+    assert_eq!(tail(disk.crash(&mut |_| Keep::Keep)), 1);
+}
