@@ -236,7 +236,7 @@ impl Shard {
             let (from, to) = (staging.path(&s.file.name), self.dir.join(Segment::file_name(s.segment.id())));
             shared.disk.rename(&from, &to).map_err(io_error("rename", &from))?;
         }
-        shared.disk.sync_dir(&self.dir).map_err(io_error("sync", &self.dir))?;
+        // The switch makes the new names durable before it makes them the shard's.
         let new: Vec<u32> = staged.iter().map(|s| s.segment.id()).collect();
         let present = shared.disk.list(&self.dir).map_err(io_error("list", &self.dir))?;
         let dropped: Vec<u32> =
