@@ -10,6 +10,8 @@
 //!
 //! Does not do: I/O, Kubernetes clients, decisions. The operator and `armdb local` both start from here.
 
+#[cfg(test)]
+mod cases;
 pub mod crd;
 pub mod defaults;
 pub mod manifest;

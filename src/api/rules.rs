@@ -2,7 +2,7 @@
 //!
 //! The CEL form is attached to the type it speaks about (`#[x_kube(validation = &rules::…)]` in
 //! [`super::spec`]) and judged by the API server; the Rust form is judged by [`super::validate()`]. Both say
-//! [`Rule::message`], which tells what to do. `tests/api` feeds both the same cases.
+//! [`Rule::message`], which tells what to do. The unit tests and `tests/kubernetes` feed both the same cases.
 //!
 //! In CEL, `self` is the object the rule is attached to. A rule that names `oldSelf` is judged on updates only.
 
@@ -274,57 +274,22 @@ fn between(text: &str, min: i128, max: i128) -> bool {
 mod tests {
     use std::collections::BTreeSet;
 
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
+    use super::super::cases::Case;
     use super::super::{schema, validate, validate_update};
     use super::*;
 
-    #[derive(serde::Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Case {
-        name: String,
-        #[serde(default)]
-        metadata: Value,
-        #[serde(default)]
-        spec: Value,
-        old: Option<Value>,
-        #[serde(default)]
-        refused: BTreeSet<String>,
-    }
-
-    fn cases() -> Vec<Case> {
-        serde_yaml::from_str(include_str!("cases.yaml")).expect("cases.yaml holds cases")
-    }
-
-    fn merge(base: &mut Value, over: &Value) {
-        match (base, over) {
-            (_, Value::Null) => {}
-            (Value::Object(base), Value::Object(over)) => {
-                for (name, value) in over {
-                    merge(base.entry(name).or_insert(Value::Null), value);
-                }
-            }
-            (base, over) => *base = over.clone(),
-        }
-    }
-
-    fn cluster(metadata: &Value, spec: &Value) -> ArmdbCluster {
-        let mut object = json!({
-            "apiVersion": "armdb.io/v1alpha1", "kind": "ArmdbCluster",
-            "metadata": {"name": "kv", "namespace": "default"},
-            "spec": {"image": "armdb:0.1.0", "storage": {"size": "1Gi"}},
-        });
-        merge(&mut object["metadata"], metadata);
-        merge(&mut object["spec"], spec);
-        serde_json::from_value(object).expect("the case is well-formed")
+    fn cluster(manifest: Value) -> ArmdbCluster {
+        serde_json::from_value(manifest).expect("the case is well-formed")
     }
 
     #[test]
     fn each_case_is_refused_by_the_rules_it_names_and_by_no_other() {
-        for case in cases() {
-            let new = cluster(&case.metadata, &case.spec);
-            let violations = match &case.old {
-                Some(old) => validate_update(&cluster(&case.metadata, old), &new),
+        for case in Case::all() {
+            let new = cluster(case.manifest());
+            let violations = match case.old_manifest() {
+                Some(old) => validate_update(&cluster(old), &new),
                 None => validate(&new),
             };
             let paths: BTreeSet<String> = violations.iter().map(|violation| violation.path.clone()).collect();
@@ -335,7 +300,7 @@ mod tests {
 
     #[test]
     fn every_rule_has_a_case_that_breaks_it() {
-        let broken: BTreeSet<String> = cases().into_iter().flat_map(|case| case.refused).collect();
+        let broken: BTreeSet<String> = Case::all().into_iter().flat_map(|case| case.refused).collect();
         for rule in ALL {
             assert!(broken.contains(rule.path), "no case breaks {}", rule.path);
         }

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# collect.sh DIR: everything that tells what happened in the cluster, into DIR. Takes what it gets: it is called when
+# something is broken.
+set -uo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tests/kubernetes/harness/lib.sh
+. "$here/lib.sh"
+mkdir -p "$1"
+out=$(cd "$1" && pwd)
+
+ask() { run timeout 20 kubectl --request-timeout 15s "$@"; }
+into() { local file=$1; shift; "$@" >"$out/$file" 2>&1; }
+
+into events.txt ask get events -A --sort-by=.lastTimestamp -o wide
+into overview.txt ask get -A -o wide nodes,pods,statefulsets,deployments,services,endpointslices,pvc,pv,pdb,leases
+into describe-pods.txt ask describe pods -A
+mkdir -p "$out/objects"
+for kind in nodes pods statefulsets deployments controllerrevisions services endpointslices configmaps pvc pv pdb \
+    leases events serviceaccounts roles rolebindings clusterroles clusterrolebindings \
+    validatingadmissionpolicies validatingadmissionpolicybindings armdbclusters armdbpartitions; do
+    into "objects/$kind.yaml" ask get "$kind" -A -o yaml --show-managed-fields
+done
+into metrics-apiserver.txt ask get --raw /metrics
+
+cp -r "$ROOT/log" "$out/control-plane"
+for node in "$ROOT"/nodes/*; do
+    # With what containers printed, also those that are gone: log/pods/NAMESPACE_POD_UID/CONTAINER/N.log
+    cp -r "$node/log" "$out/node${node##*/}"
+done
+true

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# images.sh DIR: builds the project's images into DIR, as archives that the nodes import at boot.
+#
+#   registry.test/armdb:1        the project's own Dockerfile around a static binary
+#   registry.test/armdb:2        the same program in another image: what an upgrade goes to
+#   registry.test/armdb:broken   a release whose program ends at once
+#
+# PROFILE is cargo's profile (release). One program serves as all of them: only a broken one is another.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tests/kubernetes/harness/lib.sh
+. "$here/lib.sh"
+project=$(cd "$here/../../.." && pwd)
+mkdir -p "$1"
+out=$(cd "$1" && pwd)
+MAX_BYTES=$((25 * 1000 * 1000))
+
+cd "$project"
+profile=${PROFILE:-release}
+host=$(rustc -vV | sed -n 's/^host: //p')
+say "building armdb ($profile, static)"
+# The target is named so that the flags are not meant for build scripts and procedural macros, which cannot be static.
+RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --quiet --profile "$profile" --bin armdb --target "$host"
+target=${CARGO_TARGET_DIR:-target}/$host/$([ "$profile" = dev ] && echo debug || echo "$profile")
+
+
+context=$(mktemp -d)
+trap 'rm -rf "$context"' EXIT
+image() { # TAG PROGRAM ARGUMENT...
+    local tag=$1
+    cp "$2" "$context/armdb"
+    shift 2
+    "$here/buildah.sh" "registry.test/armdb:$tag" "$out/armdb-$tag.tar" --build-context build="$context" "$@" "$project"
+}
+image 1 "$target/armdb"
+image 2 "$target/armdb" --label org.opencontainers.image.version=2
+image broken "$(binaries)/broken"
+
+bytes=$(stat -c %s "$out/armdb-1.tar")
+say "the image has $((bytes / 1000)) kB"
+[ "$bytes" -lt $MAX_BYTES ] || [ "$profile" != release ] || die "the image is larger than $((MAX_BYTES / 1000)) kB"

@@ -1,0 +1,60 @@
+# Words that the harness's scripts share. ROOT is the cluster's directory.
+# shellcheck shell=bash
+
+say() { printf '== %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+# Where the binaries of these sources are, built or not.
+binaries() {
+    local key
+    key=$(cd "$here" && find binaries binaries.sh -type f -print0 | sort -z | xargs -0 sha256sum | cat - <(uname -m) | sha256sum)
+    echo "${XDG_CACHE_HOME:-$HOME/.cache}/armdb/kubernetes-${key:0:16}"
+}
+
+cni_plugins() {
+    local dir
+    for dir in /usr/lib/cni /opt/cni/bin /usr/libexec/cni; do
+        if [ -x "$dir/bridge" ] && [ -x "$dir/host-local" ] && [ -x "$dir/loopback" ]; then echo "$dir"; return; fi
+    done
+    return 1
+}
+
+# Process 1 of the cluster as this side numbers it; fails if it does not run.
+init_pid() {
+    local pid
+    pid=$(cat "$ROOT/run/init" 2>/dev/null) && [ -n "$pid" ] || return 1
+    # A number may have been given to another process since: ours names its directory.
+    tr '\0' '\n' <"/proc/$pid/cmdline" 2>/dev/null | grep -qxF -- "$ROOT" || return 1
+    echo "$pid"
+}
+
+# Runs a command inside the cluster, in the directory where the caller is. Who is inside already stays there.
+run() {
+    local init
+    [ "${ARMDB_KUBERNETES_INSIDE:-}" != "$ROOT" ] || { "$@"; return; }
+    init=$(init_pid) || die "no cluster runs in $ROOT: harness.sh up"
+    nsenter --target "$init" --mount --net --pid -- env -C "$PWD" ARMDB_KUBERNETES="$ROOT" \
+        ARMDB_KUBERNETES_INSIDE="$ROOT" KUBECONFIG="$ROOT/admin.kubeconfig" PATH="$ROOT/bin:$PATH" "$@"
+}
+
+# Runs a command on a node.
+on_node() {
+    local node=$1 pid
+    shift
+    pid=$(cat "$ROOT/nodes/$node/init" 2>/dev/null) || die "node $node has no power: harness.sh power-on $node"
+    run nsenter --target "$pid" --mount --net --pid --uts -- "$@"
+}
+
+# The cgroup below which everything of this cluster is, in every hierarchy.
+cgroup() { echo "armdb-kubernetes-$(sha256sum <<<"$ROOT" | cut -c1-12)"; }
+
+# The cgroup hierarchies of this machine: one with version 2, one a controller with version 1.
+cgroup_hierarchies() { findmnt --noheadings --list --output TARGET --types cgroup,cgroup2; }
+
+# Fails while one of them still holds a process.
+remove_cgroups() {
+    local hierarchy
+    for hierarchy in $(cgroup_hierarchies); do
+        [ ! -d "$hierarchy/$(cgroup)" ] || find "$hierarchy/$(cgroup)" -depth -type d -exec rmdir {} + 2>/dev/null || return 1
+    done
+}

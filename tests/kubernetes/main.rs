@@ -1,0 +1,18 @@
+//! The project on a real Kubernetes: several nodes on this machine, started by `tests/run kubernetes`.
+//!
+//! The shell under `harness/` makes the machine room (`harness.sh` says what it can do); everything that is asserted
+//! is here. The test program runs inside the cluster's network, so that pods, services and names are as near as they
+//! are to an application, and it uses what a user uses: `kubectl`, `helm`, the client library.
+//!
+//! One case a test, in a namespace of its own that enforces the restricted Pod Security Standard; all of them share
+//! one Kubernetes. A case that fails leaves logs, objects and events in a folder and says where. Without a running
+//! harness every case is skipped by name.
+
+mod images;
+mod nodes;
+mod register;
+mod rules;
+mod support;
+
+#[path = "../../src/api/cases.rs"]
+mod cases;

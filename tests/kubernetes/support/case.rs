@@ -1,0 +1,56 @@
+//! A case: a namespace of its own, and if it fails, everything about it in a folder.
+
+use std::io::Write as _;
+use std::panic::AssertUnwindSafe;
+
+use futures::FutureExt as _;
+use serde_json::json;
+
+use super::{apply, harness, kubectl};
+
+/// Runs `scenario` in the new namespace `name`, which is deleted afterwards unless the scenario fails.
+pub async fn case(name: &str, scenario: impl AsyncFnOnce(&str)) {
+    if !harness::is_running() {
+        skip(name, "no Kubernetes: tests/run kubernetes starts one");
+        return;
+    }
+    let failed = AssertUnwindSafe(async {
+        make_namespace(name).await;
+        scenario(name).await;
+    })
+    .catch_unwind()
+    .await;
+    if let Err(panic) = failed {
+        let folder = harness::collect(name).await;
+        eprintln!("{name} FAILED: logs, objects and events are in {}", folder.display());
+        std::panic::resume_unwind(panic);
+    }
+    // With its claims, so that the next case finds the volumes free. Not awaited: nobody else has this name.
+    kubectl(["delete", "namespace", name, "--wait=false"]).await.expect("the namespace can be deleted");
+}
+
+/// One that enforces what the project promises of its pods.
+async fn make_namespace(name: &str) {
+    // What a case left that failed in this cluster before.
+    kubectl(["delete", "namespace", name, "--ignore-not-found"]).await.expect("the namespace can be deleted");
+    let labels = json!({
+        "pod-security.kubernetes.io/enforce": "restricted",
+        "pod-security.kubernetes.io/warn": "restricted",
+    });
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+    apply("default", &[namespace]).await;
+    // Pods are refused until there is one.
+    kubectl(["-n", name, "wait", "--for=create", "serviceaccount/default", "--timeout=60s"])
+        .await
+        .expect("the namespace gets its service account");
+}
+
+/// Tells the test runner that a case could not run on this machine.
+fn skip(case: &str, why: &str) {
+    eprintln!("SKIPPED {case}: {why}");
+    if let Some(log) = std::env::var_os("ARMDB_SKIP_LOG") {
+        let line = format!("kubernetes, {case}: {why}\n");
+        let written = std::fs::OpenOptions::new().append(true).create(true).open(log);
+        written.and_then(|mut file| file.write_all(line.as_bytes())).expect("the skip is noted");
+    }
+}

@@ -1,0 +1,34 @@
+//! The machine room: cables, power, components. See `harness.sh`.
+
+use std::path::{Path, PathBuf};
+
+use tokio::process::Command;
+
+/// Whether this process stands inside a running cluster; otherwise every case is skipped.
+pub fn is_running() -> bool {
+    std::env::var_os("ARMDB_KUBERNETES_INSIDE").is_some()
+}
+
+/// Runs `harness.sh` with these arguments; fails the case if it complains.
+pub async fn harness(arguments: &[&str]) -> String {
+    let output = Command::new(script()).args(arguments).output().await.expect("the harness is there");
+    assert!(
+        output.status.success(),
+        "harness.sh {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Writes everything that tells what happened into a folder for `name`; where that is.
+pub async fn collect(name: &str) -> PathBuf {
+    let folder = std::env::var_os("ARMDB_KUBERNETES_FAILURES").map_or_else(std::env::temp_dir, PathBuf::from);
+    let folder = folder.join(name);
+    harness(&["collect", folder.to_str().expect("a path in UTF-8")]).await;
+    folder
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubernetes/harness.sh")
+}

@@ -1,0 +1,37 @@
+//! What the cases stand on: the command line of Kubernetes, the harness, a namespace a case.
+
+pub mod case;
+pub mod definitions;
+pub mod harness;
+pub mod http;
+pub mod kubectl;
+pub mod members;
+
+pub use case::case;
+pub use definitions::definitions;
+pub use harness::harness;
+pub use kubectl::{apply, get, kubectl, kubectl_reading};
+
+use std::time::Duration;
+
+/// A wait that takes longer has found a hang, not a slow machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Between two looks at something that cannot wake us.
+pub const LOOK: Duration = Duration::from_millis(100);
+
+/// Waits until `found` finds what it looks for; fails with `what` when patience ends.
+pub async fn eventually<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
+    let looking = async {
+        loop {
+            if let Some(value) = found().await {
+                return value;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    match tokio::time::timeout(PATIENCE, looking).await {
+        Ok(value) => value,
+        Err(_) => panic!("never within {} s: {what}", PATIENCE.as_secs()),
+    }
+}
