@@ -21,6 +21,7 @@
 #   harness.sh collect DIR         logs, objects and events into DIR
 #
 # ARMDB_KUBERNETES  the cluster's directory (default /tmp/armdb-kubernetes); each directory is a cluster of its own
+# ARMDB_KUBERNETES_FAILURES  where a failed start leaves its logs
 # NODES             how many nodes (3); VOLUMES: how many local volumes each of them has (4)
 #
 # Inside: the bridge br0 (10.200.0.1, where the API server and the DNS listen) and, on a cable of its own, each node
@@ -41,6 +42,7 @@ export NODES=${NODES:-3} VOLUMES=${VOLUMES:-4}
 missing() {
     [ "$(uname -s)" = Linux ] || echo "Linux: the nodes are namespaces of its kernel"
     [ "$(id -u)" = 0 ] || echo "root: namespaces, bridges and cgroups are made"
+    [ -e /sys/fs/cgroup ] || echo "cgroups, mounted on /sys/fs/cgroup"
     command -v go >/dev/null || [ -x "$(binaries)/kube" ] || echo "Go 1.26 or newer: Kubernetes is built from its source"
     command -v gcc >/dev/null || [ -x "$(binaries)/pause" ] || echo "gcc: the pause program is built"
     command -v apt-get >/dev/null || lacking_packages | sed 's/$/: install it; there is no apt-get to do so/'
@@ -67,6 +69,12 @@ packages() {
     RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${lacking[@]}" >&2
 }
 
+not_up() {
+    local folder=${ARMDB_KUBERNETES_FAILURES:-$(mktemp -d)}/up
+    "$here/collect.sh" "$folder"
+    die "Kubernetes did not start: $1; logs are in $folder"
+}
+
 up() {
     [ ! -e "$ROOT/run/init" ] || die "$ROOT is a cluster already: harness.sh down, or set ARMDB_KUBERNETES to another directory"
     local bin started=$SECONDS
@@ -83,9 +91,9 @@ up() {
     local unshare=$!
     until [ -e "$ROOT/run/up" ]; do
         # `unshare` may not have forked yet; it is gone only if it failed.
-        kill -0 $unshare 2>/dev/null || die "the cluster ended while it started: see $ROOT/log"
+        kill -0 $unshare 2>/dev/null || not_up "it ended"
         pgrep -P $unshare >"$ROOT/run/init" || true
-        [ $((SECONDS - started)) -lt 180 ] || die "not up after 180 s: see $ROOT/log and $ROOT/nodes/*/log"
+        [ $((SECONDS - started)) -lt 180 ] || not_up "not every node is Ready after 180 s"
         sleep 0.1
     done
     say "Kubernetes with $NODES nodes is up after $((SECONDS - started)) s"

@@ -5,16 +5,14 @@ use std::net::{IpAddr, ToSocketAddrs as _};
 use serde_json::{Value, json};
 
 use crate::support::http::http_get;
-use crate::support::members::{HTTP, IMAGE, members};
+use crate::support::members::{HTTP, IMAGE, members, running};
 use crate::support::{apply, case, eventually, get, harness, kubectl};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_image_runs_under_the_restricted_standard_on_a_local_volume_and_is_reached_by_every_address() {
     case("image", async |namespace| {
         apply(namespace, &members(IMAGE, 1)).await;
-        kubectl(["-n", namespace, "wait", "--for=jsonpath={.status.phase}=Running", "pod/kv-0-0", "--timeout=120s"])
-            .await
-            .expect("the pod runs");
+        running(namespace).await;
 
         let pod = get(namespace, "pod", "kv-0-0").await.expect("it is there");
         let by_ip = (pod["status"]["podIP"].as_str().expect("it has an address").to_owned(), HTTP);
@@ -81,10 +79,11 @@ async fn exit_code(namespace: &str, pod: &str) -> Value {
 async fn a_signal_from_outside_meets_the_program_as_the_kernel_would_send_it() {
     case("signals", async |namespace| {
         apply(namespace, &members(IMAGE, 1)).await;
-        let wait = |condition: &'static str| kubectl(["-n", namespace, "wait", condition, "pod/kv-0-0", "--timeout=120s"]);
-        wait("--for=jsonpath={.status.phase}=Running").await.expect("the pod runs");
+        running(namespace).await;
         harness(&["signal", "KILL", namespace, "kv-0-0"]).await;
-        wait("--for=jsonpath={.status.containerStatuses[0].restartCount}=1").await.expect("it is started again");
+        let restarted = "--for=jsonpath={.status.containerStatuses[0].restartCount}=1";
+        let waited = kubectl(["-n", namespace, "wait", restarted, "pod/kv-0-0", "--timeout=120s"]).await;
+        waited.expect("it is started again");
         let pod = get(namespace, "pod", "kv-0-0").await.expect("it is there");
         let ended = &pod["status"]["containerStatuses"][0]["lastState"]["terminated"];
         assert_eq!(ended["exitCode"], 137, "killed: {ended}");

@@ -9,6 +9,7 @@
 //! harness every case is skipped by name.
 
 mod images;
+mod install;
 mod nodes;
 mod register;
 mod rules;

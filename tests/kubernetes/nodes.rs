@@ -1,8 +1,10 @@
 //! The faults that the machine room can make: an unplugged node, a power cut, a lost volume, an API server that is away.
 
+use std::path::Path;
+
 use serde_json::Value;
 
-use crate::support::members::{IMAGE, members};
+use crate::support::members::{IMAGE, members, running};
 use crate::support::{apply, case, eventually, get, harness, kubectl};
 
 async fn wait(arguments: &[&str]) {
@@ -25,14 +27,17 @@ async fn place(namespace: &str, pod: &str) -> (String, String, String) {
 async fn nodes_can_be_unplugged_and_lose_their_power_and_volumes_outlive_both() {
     case("nodes", async |namespace| {
         apply(namespace, &members(IMAGE, 3)).await;
-        let pods = ["pod/kv-0-0", "pod/kv-0-1", "pod/kv-0-2"];
-        wait(&[&["-n", namespace, "--for=jsonpath={.status.phase}=Running"], &pods[..]].concat()).await;
+        running(namespace).await;
         let (node, volume, path) = place(namespace, "kv-0-1").await;
         let number = node.strip_prefix("node").expect("nodes are numbered");
-        let node_meta = std::path::Path::new(&path).join("armdb/node.meta");
-        let formatted = eventually("the member formats its volume", async || std::fs::read(&node_meta).ok()).await;
-        let started = async || get(namespace, "pod", "kv-0-1").await.expect("it is there")["status"]["containerStatuses"][0].clone();
-        let before = started().await;
+        let (node_meta, kept) = (Path::new(&path).join("armdb/node.meta"), Path::new(&path).join("kept"));
+        eventually("the member formats its volume", async || node_meta.exists().then_some(())).await;
+        std::fs::write(&kept, "kept").expect("the volume is a directory of this machine");
+        let container = async || {
+            let pod = get(namespace, "pod", "kv-0-1").await.expect("it is there");
+            pod["status"]["containerStatuses"][0].clone()
+        };
+        let before = container().await;
 
         harness(&["node-down", number]).await;
         wait(&["--for=condition=Ready=Unknown", &format!("node/{node}")]).await;
@@ -42,24 +47,27 @@ async fn nodes_can_be_unplugged_and_lose_their_power_and_volumes_outlive_both() 
         assert!(tasks.lines().any(|task| task.starts_with(id) && task.ends_with("RUNNING")), "{tasks}");
         harness(&["node-up", number]).await;
         wait(&["--for=condition=Ready", &format!("node/{node}")]).await;
-        assert_eq!(started().await["containerID"], before["containerID"], "an unplugged node's pod was left alone");
+        assert_eq!(container().await["containerID"], before["containerID"], "an unplugged node's pod was left alone");
 
         harness(&["power-cut", number]).await;
         wait(&["--for=condition=Ready=Unknown", &format!("node/{node}")]).await;
         harness(&["power-on", number]).await;
         wait(&["--for=condition=Ready", &format!("node/{node}")]).await;
         eventually("the member runs anew", async || {
-            let now = started().await;
+            let now = container().await;
             (now["containerID"] != before["containerID"] && now["state"]["running"].is_object()).then_some(())
         })
         .await;
-        let sid = |meta: &[u8]| meta.len();
-        assert_eq!(sid(&std::fs::read(&node_meta).expect("it is there")), sid(&formatted), "the disk outlives the power");
+        assert!(kept.exists() && node_meta.exists(), "the disk outlives the power");
 
         // A claim that goes takes its data along; the volume is offered again.
         kubectl(["-n", namespace, "delete", "statefulset", "kv-0"]).await.expect("deleted");
         kubectl(["-n", namespace, "delete", "pvc", "--all"]).await.expect("deleted");
-        wait(&["--for=jsonpath={.status.phase}=Available", &format!("pv/{volume}")]).await;
+        eventually("the volume is offered again", async || {
+            let volume = get("", "pv", &volume).await?;
+            (volume["status"]["phase"] == "Available").then_some(())
+        })
+        .await;
         assert_eq!(std::fs::read_dir(&path).expect("it is there").count(), 0, "a volume is offered empty");
     })
     .await;

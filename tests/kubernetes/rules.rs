@@ -56,7 +56,9 @@ fn compare(case: &Case, answer: Result<String, String>) -> Result<(), String> {
         Ok(_) => return fail(format!("passes; {:?} should refuse it", case.refused)),
         Err(complaint) => complaint,
     };
-    let messages = messages(&complaint);
+    let mut messages = messages(&complaint);
+    // What is no name to Kubernetes either, Kubernetes refuses besides.
+    messages.retain(|(place, message)| place != "metadata.name" || !message.contains("RFC 1123"));
     let mut wanted = BTreeSet::new();
     for path in &case.refused {
         let rule = rules::ALL.iter().find(|rule| rule.path == path).expect("the unit tests know each path");

@@ -11,6 +11,9 @@ out=$(cd "$1" && pwd)
 ask() { run timeout 20 kubectl --request-timeout 15s "$@"; }
 into() { local file=$1; shift; "$@" >"$out/$file" 2>&1; }
 
+# Who does not answer at all is not asked thirty times.
+run timeout 20 kubectl --request-timeout 15s get --raw /readyz >"$out/readyz.txt" 2>&1 || ask() { :; }
+
 into events.txt ask get events -A --sort-by=.lastTimestamp -o wide
 into overview.txt ask get -A -o wide nodes,pods,statefulsets,deployments,services,endpointslices,pvc,pv,pdb,leases
 into describe-pods.txt ask describe pods -A

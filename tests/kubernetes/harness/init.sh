@@ -21,6 +21,7 @@ ip link set lo up
 ip link add br0 type bridge
 ip address add 10.200.0.1/24 dev br0
 ip link set br0 up
+ip route add 10.96.0.0/16 dev br0 # services: any route will do, their addresses are replaced before it is taken
 for hierarchy in $(cgroup_hierarchies); do mkdir -p "$hierarchy/$(cgroup)"; done
 
 "$here/component.sh" start etcd

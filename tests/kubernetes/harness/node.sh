@@ -13,12 +13,10 @@ export PATH="$ROOT/bin:$PATH"
 hostname "node$node"
 sysctl -qw net.ipv4.ip_forward=1
 # Directories that are wired into kubelet, containerd and CNI: each node has its own, gone with its power ...
-for dir in /run /var/lib/kubelet /var/lib/cni; do mkdir -p $dir; mount -t tmpfs tmpfs $dir; done
-# ... but for the logs, which are for people.
-for dir in pods containers; do
-    mkdir -p "log/$dir" "/var/log/$dir"
-    mount --bind "log/$dir" "/var/log/$dir"
-done
+for dir in /run /var/lib/kubelet /var/lib/cni /var/log/containers; do mkdir -p $dir; mount -t tmpfs tmpfs $dir; done
+# ... but for what containers print, which is for people.
+mkdir -p log/pods /var/log/pods
+mount --bind log/pods /var/log/pods
 mkdir -p /run/containerd containerd cni
 
 # Layers lie upon each other by overlayfs, where the file system below allows it: one in a container often does not.

@@ -40,6 +40,8 @@ recycle() { # of the volumes named on standard input, with their phase
         [ "$phase" = Released ] || continue
         node=${name#node} volume=${node#*-} node=${node%%-*}
         [ ! -e "nodes/$node/unplugged" ] || continue
+        # A watch may tell of what was once: a volume that is offered again, or taken, is nobody's to empty.
+        [ "$(kubectl get pv "$name" --ignore-not-found -o jsonpath='{.status.phase}')" = Released ] || continue
         find "nodes/$node/volumes/$volume" -mindepth 1 -delete
         kubectl delete pv "$name" >/dev/null
         offer "$node" "$volume" | kubectl create -f - >/dev/null

@@ -12,12 +12,7 @@ pub fn is_running() -> bool {
 /// Runs `harness.sh` with these arguments; fails the case if it complains.
 pub async fn harness(arguments: &[&str]) -> String {
     let output = Command::new(script()).args(arguments).output().await.expect("the harness is there");
-    assert!(
-        output.status.success(),
-        "harness.sh {}: {}",
-        arguments.join(" "),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "harness.sh {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::kubectl;
+
 /// The image under test.
 pub const IMAGE: &str = "registry.test/armdb:1";
 /// Where probes and metrics are served.
@@ -71,4 +73,10 @@ pub fn members(image: &str, replicas: usize) -> Vec<Value> {
             },
         }),
     ]
+}
+
+/// Waits until every pod of them runs.
+pub async fn running(namespace: &str) {
+    let waited = kubectl(["-n", namespace, "rollout", "status", "statefulset/kv-0", "--timeout=120s"]).await;
+    waited.unwrap_or_else(|complaint| panic!("the members do not run: {complaint}"));
 }

@@ -1,11 +1,15 @@
-//! What the cases stand on: the command line of Kubernetes, the harness, a namespace a case.
+//! What the cases stand on: the command line of Kubernetes, the harness, a namespace a case, the operator with its
+//! clusters, and applications that keep a history which is judged afterwards.
 
 pub mod case;
 pub mod definitions;
 pub mod harness;
+pub mod history;
 pub mod http;
 pub mod kubectl;
 pub mod members;
+pub mod operator;
+pub mod workload;
 
 pub use case::case;
 pub use definitions::definitions;

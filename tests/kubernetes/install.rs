@@ -1,0 +1,61 @@
+//! From `helm install` to a cluster that serves, and the first failure it survives.
+
+use armdb::api::names;
+use armdb::client::{Client, ClientOptions, ReadLevel, ReadOptions};
+use serde_json::json;
+
+use crate::support::operator::{Cluster, operator};
+use crate::support::workload::Workload;
+use crate::support::{case, eventually, harness};
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs charts/armdb-operator"]
+async fn an_applied_cluster_becomes_ready_and_serves_by_its_services() {
+    case("install", async |namespace| {
+        operator().await;
+        let cluster = Cluster::apply(namespace, "kv", json!({})).await;
+        cluster.ready().await;
+
+        let client = cluster.client().await;
+        let written = client.put("greeting", "hello").await.expect("the leader takes it");
+        for service in [names::service_read_only, names::service_any, names::service_nodes] {
+            let address = cluster.address(service);
+            let reader = Client::connect(ClientOptions::new([address.clone()])).await.expect("the service answers");
+            let options = ReadOptions::level(ReadLevel::AtLeast(written.token.clone()));
+            let read = reader.get_with("greeting", &options).await.expect("it is answered");
+            assert_eq!(read.expect("it is there").bytes, "hello", "{address}");
+        }
+
+        let workload = Workload::start(&client, "undisturbed", 4);
+        workload.acknowledges(500).await;
+        let history = workload.finish().await;
+        assert_eq!(history.failures().len(), 0, "{:?}", history.failures());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs charts/armdb-operator"]
+async fn a_killed_leader_is_replaced_and_nothing_acknowledged_is_lost() {
+    case("leader-killed", async |namespace| {
+        operator().await;
+        let cluster = Cluster::apply(namespace, "kv", json!({})).await;
+        cluster.ready().await;
+        let leader = cluster.leader().await;
+
+        let workload = Workload::start(&cluster.client().await, "killed", 4);
+        workload.acknowledges(300).await;
+        harness(&["signal", "KILL", namespace, &leader]).await;
+        workload.acknowledges(300).await;
+        eventually("another member leads", async || (cluster.leader().await != leader).then_some(())).await;
+        cluster.ready().await;
+        let history = workload.finish().await;
+        println!(
+            "{} writes acknowledged, {} operations failed, longest silence {:?}",
+            history.acknowledged(),
+            history.failures().len(),
+            history.longest_silence()
+        );
+    })
+    .await;
+}

@@ -1,0 +1,108 @@
+//! The operator as a user installs it, and the clusters it runs.
+
+use std::path::Path;
+
+use armdb::api::{ArmdbClusterStatus, names};
+use armdb::client::{Client, ClientOptions};
+use serde_json::{Value, json};
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+
+use super::members::IMAGE;
+use super::{apply, eventually, get, kubectl};
+
+/// Where the chart is installed.
+pub const NAMESPACE: &str = "armdb-system";
+/// Under which name.
+const RELEASE: &str = "armdb";
+
+/// Runs `helm` with these arguments; fails the case if it complains.
+pub async fn helm(arguments: &[&str]) -> String {
+    let output = Command::new("helm").args(arguments).output().await.expect("helm is on the PATH of the harness");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "helm {}: {}", arguments.join(" "), text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// The chart of this tree.
+pub fn chart() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/armdb-operator");
+    path.to_str().expect("a path in UTF-8").to_owned()
+}
+
+/// Installs the operator, once for all cases.
+pub async fn operator() {
+    static INSTALLED: OnceCell<()> = OnceCell::const_new();
+    INSTALLED
+        .get_or_init(async || {
+            let (repository, tag) = IMAGE.rsplit_once(':').expect("the image has a tag");
+            let (repository, tag) = (format!("image.repository={repository}"), format!("image.tag={tag}"));
+            helm(&[
+                "upgrade",
+                "--install",
+                RELEASE,
+                &chart(),
+                "--namespace",
+                NAMESPACE,
+                "--create-namespace",
+                "--set",
+                &repository,
+                "--set",
+                &tag,
+                "--wait",
+                "--timeout",
+                "2m",
+            ])
+            .await;
+        })
+        .await;
+}
+
+/// A cluster that the operator runs.
+pub struct Cluster<'a> {
+    namespace: &'a str,
+    name: &'a str,
+}
+
+impl<'a> Cluster<'a> {
+    /// Applies the plainest manifest there is, with `spec` over it, and waits for nothing.
+    pub async fn apply(namespace: &'a str, name: &'a str, spec: Value) -> Self {
+        let mut manifest = json!({
+            "apiVersion": "armdb.io/v1alpha1", "kind": "ArmdbCluster", "metadata": {"name": name},
+            "spec": {"image": IMAGE, "replicas": 3, "storage": {"storageClassName": "nvme-local", "size": "1Gi"}},
+        });
+        let fields = manifest["spec"].as_object_mut().expect("it is a mapping");
+        fields.extend(spec.as_object().cloned().unwrap_or_default());
+        apply(namespace, &[manifest]).await;
+        Self { namespace, name }
+    }
+
+    /// Waits as a pipeline does.
+    pub async fn ready(&self) {
+        let object = format!("armdb/{}", self.name);
+        let waited = kubectl(["-n", self.namespace, "wait", "--for=condition=Ready", &object, "--timeout=2m"]).await;
+        waited.unwrap_or_else(|complaint| panic!("{object} is not Ready: {complaint}"));
+    }
+
+    /// What the operator tells about it.
+    pub async fn status(&self) -> ArmdbClusterStatus {
+        let object = get(self.namespace, "armdb", self.name).await.expect("it is there");
+        serde_json::from_value(object["status"].clone()).expect("it is a status")
+    }
+
+    /// The leader of the first partition.
+    pub async fn leader(&self) -> String {
+        eventually("there is a leader", async || self.status().await.partitions.first()?.leader.clone()).await
+    }
+
+    /// `host:port` of one of its services, by name.
+    pub fn address(&self, service: fn(&str) -> String) -> String {
+        format!("{}.{}.svc.cluster.local:7400", service(self.name), self.namespace)
+    }
+
+    /// A client that knows nothing but the service of the leaders.
+    pub async fn client(&self) -> Client {
+        let options = ClientOptions::new([self.address(names::service_read_write)]);
+        Client::connect(options).await.expect("the service of the leaders answers")
+    }
+}
