@@ -53,7 +53,7 @@ missing() {
 lacking_packages() {
     local pair
     for pair in containerd:containerd ctr:containerd runc:runc iptables:iptables conntrack:conntrack ethtool:ethtool \
-        socat:socat buildah:buildah ip:iproute2 nsenter:util-linux openssl:openssl; do
+        socat:socat buildah:buildah ip:iproute2 nsenter:util-linux openssl:openssl pgrep:procps sysctl:procps; do
         command -v "${pair%:*}" >/dev/null || echo "${pair#*:}"
     done | sort -u
     cni_plugins >/dev/null || echo containernetworking-plugins
@@ -119,7 +119,11 @@ hold() {
 
 enter() {
     say "inside: kubectl and helm work; node-down, power-cut and the like from outside; exit leaves it running"
-    run bash --rcfile <(echo '[ ! -f ~/.bashrc ] || . ~/.bashrc; PS1="[kubernetes] $PS1"') -i
+    cat >"$ROOT/run/bashrc" <<'BASH'
+[ ! -f ~/.bashrc ] || . ~/.bashrc
+PS1="[kubernetes] $PS1"
+BASH
+    run bash --rcfile "$ROOT/run/bashrc" -i
 }
 
 import() {

@@ -9,7 +9,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=tests/kubernetes/harness/lib.sh
 . "$here/lib.sh"
 node=${2:?a node}
-[[ "$node" =~ ^[1-9]$ ]] && [ "$node" -le "$NODES" ] || die "no node $node: they are 1 to $NODES"
+if ! [[ "$node" =~ ^[1-9]$ ]] || [ "$node" -gt "$NODES" ]; then die "no node $node: they are 1 to $NODES"; fi
 net=node$node cable=cable$node address=10.200.0.$((10 + node))
 
 on() {

@@ -1,10 +1,11 @@
-# Words that the harness's scripts share. ROOT is the cluster's directory.
+# Words that the harness's scripts share. ROOT is the cluster's directory, $here that of the scripts.
 # shellcheck shell=bash
 
 say() { printf '== %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
 # Where the binaries of these sources are, built or not.
+# shellcheck disable=SC2154 # here is set by whoever reads this file
 binaries() {
     local key
     key=$(cd "$here" && find binaries binaries.sh -type f -print0 | sort -z | xargs -0 sha256sum | cat - <(uname -m) | sha256sum)
