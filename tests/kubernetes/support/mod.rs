@@ -1,6 +1,7 @@
 //! What the cases stand on: the command line of Kubernetes, the harness, a namespace a case, the operator with its
 //! clusters, and applications that keep a history which is judged afterwards.
 
+pub mod audit;
 pub mod case;
 pub mod definitions;
 pub mod harness;

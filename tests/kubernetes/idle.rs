@@ -1,0 +1,35 @@
+//! What clusters cost that nobody uses.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::audit;
+use crate::support::case;
+use crate::support::operator::{Cluster, NAMESPACE, operator};
+
+/// Long enough that whatever is written every so often is seen.
+const QUIET: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs charts/armdb-operator"]
+async fn idle_clusters_cause_no_write_request() {
+    case("idle", async |namespace| {
+        operator().await;
+        let mut clusters = Vec::new();
+        for name in ["a", "b", "c", "d", "e"] {
+            let spec = json!({"replicas": 1});
+            clusters.push(Cluster::apply(namespace, name, spec).await);
+        }
+        for cluster in &clusters {
+            cluster.ready().await;
+        }
+        // A status may be told once more when the last number has settled.
+        tokio::time::sleep(QUIET / 4).await;
+        let mark = audit::mark();
+        tokio::time::sleep(QUIET).await;
+        let writes = audit::writes_since(mark, NAMESPACE);
+        assert!(writes.is_empty(), "{} writes in {} s: {writes:#?}", writes.len(), QUIET.as_secs());
+    })
+    .await;
+}

@@ -1,0 +1,40 @@
+//! Who wrote what: the API server's audit log, which `harness/audit.yaml` limits to the writes that concern us.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+/// A place in the audit log.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark(usize);
+
+/// Where the log ends now.
+pub fn mark() -> Mark {
+    Mark(log().len())
+}
+
+/// Every write by a service account of `namespace` since `mark`, as `verb resource namespace/name`. Its own leases, by
+/// which it lives, are left out.
+pub fn writes_since(mark: Mark, namespace: &str) -> Vec<String> {
+    let account = format!("system:serviceaccount:{namespace}:");
+    let log = log();
+    let events = log[mark.0..].lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let theirs = events.filter(|event| {
+        let by = event["user"]["username"].as_str().unwrap_or_default();
+        by.starts_with(&account) && event["objectRef"]["resource"] != "leases"
+    });
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    theirs
+        .map(|event| {
+            let object = &event["objectRef"];
+            let resource = [text(&object["resource"]), text(&object["subresource"])].join("/");
+            let name = [text(&object["namespace"]), text(&object["name"])].join("/");
+            format!("{} {} {name}", text(&event["verb"]), resource.trim_end_matches('/'))
+        })
+        .collect()
+}
+
+fn log() -> String {
+    let root = std::env::var_os("ARMDB_KUBERNETES_INSIDE").expect("this runs inside the harness");
+    std::fs::read_to_string(PathBuf::from(root).join("log/audit.log")).expect("the API server keeps an audit log")
+}
