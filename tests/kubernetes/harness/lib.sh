@@ -42,6 +42,7 @@ run() {
 on_node() {
     local node=$1 pid
     shift
+    run true # says so if there is no cluster at all
     pid=$(cat "$ROOT/nodes/$node/init" 2>/dev/null) || die "node $node has no power: harness.sh power-on $node"
     run nsenter --target "$pid" --mount --net --pid --uts -- "$@"
 }
