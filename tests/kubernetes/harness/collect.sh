@@ -27,7 +27,9 @@ into metrics-apiserver.txt ask get --raw /metrics
 
 cp -r "$ROOT/log" "$out/control-plane"
 for node in "$ROOT"/nodes/*; do
-    # With what containers printed, also those that are gone: log/pods/NAMESPACE_POD_UID/CONTAINER/N.log
+    # What containers printed, of pods that are gone too: nodeN/containers/NAMESPACE_POD_UID/CONTAINER/N.log
+    cp -rln "$node/log/pods/." "$node/log/containers/" 2>/dev/null
     cp -r "$node/log" "$out/node${node##*/}"
+    rm -rf "$out/node${node##*/}/pods"
 done
 true

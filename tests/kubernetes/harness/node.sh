@@ -14,7 +14,7 @@ hostname "node$node"
 sysctl -qw net.ipv4.ip_forward=1
 # Directories that are wired into kubelet, containerd and CNI: each node has its own, gone with its power ...
 for dir in /run /var/lib/kubelet /var/lib/cni /var/log/containers; do mkdir -p $dir; mount -t tmpfs tmpfs $dir; done
-# ... but for what containers print, which is for people.
+# ... but for what containers print, which people read.
 mkdir -p log/pods /var/log/pods
 mount --bind log/pods /var/log/pods
 mkdir -p /run/containerd containerd cni
@@ -79,6 +79,10 @@ for hierarchy in $(cgroup_hierarchies); do mkdir -p "$hierarchy/$(cgroup)/node$n
 containerd --config containerd.toml >>log/containerd.log 2>&1 &
 until ctr --address $socket version >/dev/null 2>&1; do sleep 0.1; done
 for archive in "$ROOT"/images/*.tar; do ctr --address $socket --namespace k8s.io images import "$archive"; done
+
+# A pod that is deleted takes its logs along, and those are the ones that people ask for: a second name keeps them.
+mkdir -p log/containers
+while sleep 1; do cp -rln log/pods/. log/containers/ 2>/dev/null || true; done &
 
 kube-proxy --kubeconfig "$ROOT/proxy.kubeconfig" --hostname-override "node$node" --proxy-mode iptables \
     --cluster-cidr 10.244.0.0/16 --conntrack-max-per-core 0 >>log/kube-proxy.log 2>&1 &
