@@ -121,7 +121,7 @@ impl Shard {
             let exhausted = keys.len() < want;
             for (key, location) in keys {
                 let cursor = Bound::Excluded(key.clone());
-                let agree = changes % 2 == 0 && self.ordered_changes.load(Ordering::Acquire) == changes;
+                let agree = changes.is_multiple_of(2) && self.ordered_changes.load(Ordering::Acquire) == changes;
                 let value = self.value_of(tree, &key, agree.then_some(location), now_ms)?;
                 if let Some(value) = value {
                     if page.entries.len() >= limit || (bytes >= max_bytes && !page.entries.is_empty()) {

@@ -198,7 +198,7 @@ struct Promoting {
 
 enum Progress {
     Wait,
-    Next(Step),
+    Next(Box<Step>),
     /// Given up; the flag: somebody else was faster, which is nobody's failure.
     Abandon(String, bool),
     Finished(Sid),
@@ -267,13 +267,13 @@ impl Controller {
                         format!("{} leads epoch {}", self.name_of(chosen.choice.leader), change.epoch),
                     );
                     let deadline = self.now + PROMOTE_DEADLINE;
-                    Progress::Next(Step::Promoting(Promoting {
+                    Progress::Next(Box::new(Step::Promoting(Promoting {
                         chosen,
                         asked: None,
                         leads: false,
                         refused: None,
                         deadline,
-                    }))
+                    })))
                 }
                 (_, Attempt::Superseded) => {
                     Progress::Abandon("another controller changed the register meanwhile".into(), true)
@@ -282,7 +282,7 @@ impl Controller {
                 (_, Attempt::Decided) => Progress::Abandon("the register is not what was written".into(), false),
                 (Step::Allocating, Attempt::Allocated) => {
                     let drain = change.plan.drain.map(|sid| (sid, self.now + DRAIN + DRAIN_ANSWER));
-                    Progress::Next(Step::Fencing(Fencing::new(drain, self.now)))
+                    Progress::Next(Box::new(Step::Fencing(Fencing::new(drain, self.now))))
                 }
                 (Step::Fencing(fencing), _) => self.fencing(&change, fencing),
                 (Step::Assembling(assembling), _) => self.assembling(&change, assembling),
@@ -298,7 +298,7 @@ impl Controller {
                     self.change = Some(change);
                     return false;
                 }
-                Progress::Next(step) => change.step = step,
+                Progress::Next(step) => change.step = *step,
                 Progress::Abandon(why, overtaken) => {
                     self.abandon(change, &why, overtaken);
                     return true;
@@ -398,7 +398,7 @@ impl Controller {
                         (false, _) => WISHED,
                     };
                     if now >= quorum_at + patience {
-                        return Progress::Next(self.chosen(std::mem::take(f), choice));
+                        return Progress::Next(Box::new(self.chosen(std::mem::take(f), choice)));
                     }
                     self.wake(quorum_at + patience);
                 }
@@ -487,7 +487,7 @@ impl Controller {
             let mut fencing = std::mem::take(&mut a.fencing);
             fencing.excluded.insert(sid);
             fencing.deadline = now + WISHED;
-            return Progress::Next(Step::Fencing(fencing));
+            return Progress::Next(Box::new(Step::Fencing(fencing)));
         }
         if now >= a.deadline {
             return Progress::Abandon("the missing entries did not arrive in time".into(), false);
@@ -495,7 +495,7 @@ impl Controller {
         let missing: Vec<Sid> = a.choice.assemble.iter().copied().filter(|sid| !a.done.contains(sid)).collect();
         if missing.is_empty() {
             let answers = std::mem::take(&mut a.fencing.answers);
-            return Progress::Next(Step::Deciding(Chosen { answers, choice: a.choice.clone() }));
+            return Progress::Next(Box::new(Step::Deciding(Chosen { answers, choice: a.choice.clone() })));
         }
         for sid in missing {
             match a.asked.get(&sid) {
@@ -605,11 +605,11 @@ impl Controller {
     fn lease_wait(&self, change: &Change, answers: &BTreeMap<Sid, Answer>) -> Duration {
         // Measured from when the answer came, which is later than when the remainder was told.
         let left = |a: &Answer| lease_wait(a.reply.lease_remaining).saturating_sub(self.now.saturating_sub(a.at));
-        if let Some(last) = change.allocated.last_leading {
-            if let Some(a) = answers.get(&last.sid).filter(|a| a.reply.standing.live_led == last.epoch) {
-                // It reads no more; what it still had to wait for itself is in its answer.
-                return left(a);
-            }
+        if let Some(last) = change.allocated.last_leading
+            && let Some(a) = answers.get(&last.sid).filter(|a| a.reply.standing.live_led == last.epoch)
+        {
+            // It reads no more; what it still had to wait for itself is in its answer.
+            return left(a);
         }
         answers
             .iter()

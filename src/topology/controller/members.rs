@@ -175,10 +175,10 @@ impl Members {
             .find(|m| m.expected.name != name && m.sid() == Some(sid) && m.fresh(now).is_some())
             .map(|m| (m.expected.name.clone(), m.report.as_ref().map(|r| r.standing.instance)));
         let member = self.by_name.get_mut(name)?;
-        if let Some((other, instance)) = elsewhere {
-            if instance != Some(standing.instance) {
-                return refuse_copy(member, sid, &format!("{other} runs with the same storage"));
-            }
+        if let Some((other, instance)) = elsewhere
+            && instance != Some(standing.instance)
+        {
+            return refuse_copy(member, sid, &format!("{other} runs with the same storage"));
         }
         match self.sightings.see(sid, standing.open_count, standing.instance) {
             Sighting::Clone => {
@@ -228,20 +228,20 @@ impl Members {
         if !self.sightings.see(standing.sid, standing.open_count, standing.instance).accepted() {
             return false;
         }
-        if let Some(member) = self.by_name.get_mut(name) {
-            if let Some(report) = &mut member.report {
-                if report.standing.instance == standing.instance && report.standing.promised <= standing.promised {
-                    if report.standing.promised < standing.promised {
-                        member.promised_since = now;
-                    }
-                    if report.standing.live_led < standing.live_led {
-                        // It was just promoted; its own word of that is on its way.
-                        report.role = Role::Leader;
-                        report.leader = None;
-                    }
-                    report.standing = standing.clone();
-                }
+        if let Some(member) = self.by_name.get_mut(name)
+            && let Some(report) = &mut member.report
+            && report.standing.instance == standing.instance
+            && report.standing.promised <= standing.promised
+        {
+            if report.standing.promised < standing.promised {
+                member.promised_since = now;
             }
+            if report.standing.live_led < standing.live_led {
+                // It was just promoted; its own word of that is on its way.
+                report.role = Role::Leader;
+                report.leader = None;
+            }
+            report.standing = standing.clone();
         }
         true
     }

@@ -221,17 +221,17 @@ impl Controller {
                 return Some(self.reshape(register, Kind::ReplaceVoter, why, self.now, voters, Some(own)));
             }
         }
-        if register.voters.len() > count {
-            if let Some(old) = surplus {
-                let why = format!("{} voters are wanted", count);
-                let voters = without(register, old);
-                let mut plan = self.reshape(register, Kind::RemoveVoter, why, self.now, voters, Some(own));
-                if old == own {
-                    plan.want = None;
-                    plan.drain = Some(own);
-                }
-                return Some(plan);
+        if register.voters.len() > count
+            && let Some(old) = surplus
+        {
+            let why = format!("{} voters are wanted", count);
+            let voters = without(register, old);
+            let mut plan = self.reshape(register, Kind::RemoveVoter, why, self.now, voters, Some(own));
+            if old == own {
+                plan.want = None;
+                plan.drain = Some(own);
             }
+            return Some(plan);
         }
         let write_quorum = self.config.spec.ack.write_quorum(register.voters.len());
         if write_quorum != register.write_quorum || self.min_voters() != register.min_voters {

@@ -332,10 +332,10 @@ impl Controller {
             }
             Phase::Leading => self.lead(&register),
         };
-        if let Some(plan) = plan {
-            if self.propose(plan, &register) {
-                return true;
-            }
+        if let Some(plan) = plan
+            && self.propose(plan, &register)
+        {
+            return true;
         }
         if let (true, Some(done)) = (self.register.settled(), self.outcome.clone()) {
             let mut next = Register::clone(&register);

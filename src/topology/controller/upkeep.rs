@@ -93,11 +93,11 @@ impl Controller {
     /// An `Init` or FOLLOW was answered. What it brought about, the next report says.
     pub(super) fn upkeep_answered(&mut self, id: u64, name: &MemberName, result: Result<Box<Reply>, String>) {
         let now = self.now;
-        if let Some(member) = self.members.get_mut(name) {
-            if let Some((_, epoch)) = member.call.filter(|(call, _)| *call == id) {
-                member.call = None;
-                member.told = (epoch, now + AGAIN);
-            }
+        if let Some(member) = self.members.get_mut(name)
+            && let Some((_, epoch)) = member.call.filter(|(call, _)| *call == id)
+        {
+            member.call = None;
+            member.told = (epoch, now + AGAIN);
         }
         if let Ok(reply) = result {
             match *reply {
