@@ -33,6 +33,7 @@ for name in kube-controller-manager kube-scheduler dns kube-proxy; do "$here/com
 kubectl apply -f "$here/storage.yaml"
 "$here/volumes.sh" create
 until [ "$(kubectl get nodes --no-headers | grep -cw Ready)" = "$NODES" ]; do sleep 0.2; done
+kubectl wait --for=create serviceaccount/default --timeout=60s # without it a pod in this namespace is refused
 touch run/up
 # Also buries whatever processes lose their parents.
 "$here/volumes.sh" watch
