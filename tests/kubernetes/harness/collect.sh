@@ -25,11 +25,11 @@ for kind in nodes pods statefulsets deployments controllerrevisions services end
 done
 into metrics-apiserver.txt ask get --raw /metrics
 
-cp -r "$ROOT/log" "$out/control-plane"
+cp -rT "$ROOT/log" "$out/control-plane"
 for node in "$ROOT"/nodes/*; do
     # What containers printed, of pods that are gone too: nodeN/containers/NAMESPACE_POD_UID/CONTAINER/N.log
     cp -rln "$node/log/pods/." "$node/log/containers/" 2>/dev/null
-    cp -r "$node/log" "$out/node${node##*/}"
+    cp -rT "$node/log" "$out/node${node##*/}"
     rm -rf "$out/node${node##*/}/pods"
 done
 true
