@@ -31,16 +31,7 @@ pub(super) struct Judged {
 impl LogFile {
     /// Why it is not all of what the manifest says of it.
     pub(super) fn differs_from_its_entry(&self) -> Option<String> {
-        let end = self.end?;
-        let scan = &self.scan;
-        let whole = matches!(scan.stop, Stop::Length | Stop::Sealed) && !scan.unfinished && scan.tail == end.last;
-        let after = scan.tail.last.gsn;
-        (!whole).then(|| match &scan.stop {
-            Stop::Broken(why) => {
-                format!("{why}, after gsn {after}; the manifest says that gsn {} ends it", end.last.last.gsn)
-            }
-            _ => format!("it ends at {:?}, the manifest says {:?}", scan.tail, end.last),
-        })
+        self.scan.differs_from(&self.end?)
     }
 }
 

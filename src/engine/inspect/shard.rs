@@ -10,7 +10,7 @@ use super::report::{FileKind, FileReport, Finding, ManifestReport, Severity, Sha
 use crate::disk::{DirEntry, Disk};
 use crate::engine::files::SHARD_META;
 use crate::engine::format::manifest::{FileEntry, Manifest};
-use crate::engine::format::record::{Kind, Parsed, Record};
+use crate::engine::format::record::{Kind, Record};
 use crate::engine::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::engine::format::shard_meta::{SHARD_META_MAGIC, ShardMeta};
 use crate::engine::format::slots::{self, SLOT_BYTES};
@@ -280,16 +280,16 @@ impl Inspector<'_> {
             let what = format!("it has {file_bytes} bytes, the manifest says {}", end.len);
             self.tell(Severity::Unsound, name, Some(file_bytes), what);
         }
-        let cold = !header.compacted && entry.end.is_some_and(|end| end.last.last.gsn < log_floor);
-        if header.compacted {
-            self.compacted(name, &bytes, &header, entry, adopted, file_bytes);
-            return None;
-        }
+        let below = entry.end.is_some_and(|end| end.last.last.gsn < log_floor);
+        let kind = match (header.compacted, below) {
+            (true, _) => FileKind::Compacted,
+            (false, true) => FileKind::Cold,
+            (false, false) => FileKind::Log,
+        };
         let scan = scan(&bytes, &header, entry.end.map(|end| end.len));
-        let kind = if cold { FileKind::Cold } else { FileKind::Log };
         self.report.files.push(of_scan(name, kind, &bytes, &scan, file_bytes, adopted));
         let file = LogFile { name: name.to_owned(), header, end: entry.end, scan };
-        if !cold {
+        if kind == FileKind::Log {
             return Some(file);
         }
         if let Some(what) = file.differs_from_its_entry() {
@@ -298,70 +298,13 @@ impl Inspector<'_> {
         None
     }
 
-    fn compacted(
-        &mut self,
-        name: &str,
-        bytes: &[u8],
-        header: &SegmentHeader,
-        entry: &FileEntry,
-        adopted: bool,
-        file_bytes: u64,
-    ) {
-        let mut report = FileReport {
-            name: name.to_owned(),
-            kind: FileKind::Compacted,
-            file_bytes,
-            used_bytes: entry.end.map_or(file_bytes, |end| end.len),
-            gsns: None,
-            epochs: Vec::new(),
-            records: 0,
-            puts: 0,
-            deletes: 0,
-            marks: 0,
-            sealed: false,
-            adopted,
-            joins: None,
-        };
-        let bytes = &bytes[..bytes.len().min(report.used_bytes as usize)];
-        let mut at = SEGMENT_HEADER_BYTES as usize;
-        let mut last = header.base_gsn.saturating_sub(1);
-        while at < bytes.len() {
-            let record = match Record::parse(&bytes[at..]) {
-                Parsed::Record(record) if record.kind().is_entry() && record.gsn() > last => record,
-                Parsed::Record(record) => {
-                    let what = format!("a {:?} of gsn {} after gsn {last}", record.kind(), record.gsn());
-                    self.tell(Severity::Unsound, name, Some(at as u64), what);
-                    break;
-                }
-                Parsed::Nothing => {
-                    self.tell(Severity::Unsound, name, Some(at as u64), "zeros where a record is due");
-                    break;
-                }
-                Parsed::Invalid(why) => {
-                    self.tell(Severity::Unsound, name, Some(at as u64), why);
-                    break;
-                }
-            };
-            last = record.gsn();
-            report.gsns = Some((report.gsns.map_or(last, |(first, _)| first), last));
-            report.records += 1;
-            report.puts += u64::from(record.kind() == Kind::Put);
-            report.deletes += u64::from(record.kind() == Kind::Delete);
-            at += record.len();
-        }
-        self.report.files.push(report);
-    }
-
     /// Reads a file that the manifest does not list, for what it tells.
     fn unlisted(&mut self, name: &str) {
         let path = self.dir.join(name);
         let Ok((bytes, file_bytes)) = read_some(self.disk, &path, MAX_SEGMENT_BYTES) else { return };
         let Ok(header) = SegmentHeader::decode(&bytes) else { return };
-        if !header.compacted {
-            let scan = scan(&bytes, &header, None);
-            let report = of_scan(name, FileKind::Unlisted, &bytes, &scan, file_bytes, false);
-            self.report.files.push(report);
-        }
+        let scan = scan(&bytes, &header, None);
+        self.report.files.push(of_scan(name, FileKind::Unlisted, &bytes, &scan, file_bytes, false));
     }
 
     fn open(&mut self, name: &str) -> Option<(Vec<u8>, SegmentHeader, u64)> {

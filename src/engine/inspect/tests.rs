@@ -12,6 +12,8 @@ const DIR: &str = "/member";
 
 fn options() -> EngineOptions {
     EngineOptions {
+        // As little log as can be, so that there is something to compact where that is asked for.
+        retention: Retention { min_bytes: 0, min_age: std::time::Duration::ZERO, max_bytes: None },
         segment_bytes: 64 << 10,
         zero_ahead_bytes: 16 << 10,
         max_value_bytes: 8 << 10,
@@ -169,7 +171,20 @@ fn embedded_databases_and_all_of_a_parents_are_found_and_an_empty_one_holds_noth
 fn no_bytes_make_it_panic_and_what_recovery_refuses_it_calls_unsound() {
     let crash = CrashDisk::new();
     let disk: Arc<dyn Disk> = Arc::new(crash.clone());
-    drop(member(&disk, 90));
+    let engine = member(&disk, 90);
+    let shard = &engine.shards()[0];
+    for i in 0..300 {
+        let batch = WriteBatch::new().put(format!("k{}", i % 70), vec![i as u8; 1000]);
+        shard.append(1, &batch, 1).expect("appended");
+    }
+    engine.sync_all().expect("synced");
+    shard.advance_commit(shard.tail().last.gsn);
+    while engine.compact_step().expect("housekeeping works") {}
+    shard.append(1, &WriteBatch::new().put("k0", "more"), 1).expect("appended");
+    engine.sync_all().expect("synced");
+    drop(engine);
+    let kinds: Vec<FileKind> = look(&disk).shards[0].files.iter().map(|file| file.kind).collect();
+    assert!(kinds.contains(&FileKind::Compacted) && kinds.contains(&FileKind::Log), "{kinds:?}");
     let mut files: Vec<PathBuf> = vec![Path::new(DIR).join("node.meta")];
     for shard in ["shard-000", "shard-001"] {
         let dir = Path::new(DIR).join(shard);
