@@ -23,6 +23,7 @@ pub mod load;
 pub mod local;
 pub mod logging;
 pub mod node;
+pub mod operator;
 pub mod output;
 pub mod put;
 pub mod scan;
@@ -84,6 +85,8 @@ pub enum Command {
     #[allow(missing_docs)]
     Node(node::Args),
     #[allow(missing_docs)]
+    Operator(operator::Args),
+    #[allow(missing_docs)]
     Get(get::Args),
     #[allow(missing_docs)]
     Put(put::Args),
@@ -114,6 +117,7 @@ impl Command {
             Self::Inspect(args) => inspect::run(args, global),
             Self::Local(args) => local::run(args, global),
             Self::Node(args) => node::run(args, global),
+            Self::Operator(args) => operator::run(args, global),
             Self::Get(args) => get::run(args, global),
             Self::Put(args) => put::run(args, global),
             Self::Delete(args) => delete::run(args, global),
@@ -131,7 +135,7 @@ impl Command {
     /// `None`: the command sets its logs up itself, once it has read its configuration.
     fn default_log_filter(&self) -> Option<&'static str> {
         match self {
-            Self::Node(_) => None,
+            Self::Node(_) | Self::Operator(_) => None,
             _ => Some("warn"),
         }
     }
@@ -161,6 +165,19 @@ pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::R
     let result = runtime.block_on(future);
     runtime.shutdown_background();
     result
+}
+
+/// Resolves at the first SIGTERM or SIGINT.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 #[cfg(test)]

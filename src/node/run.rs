@@ -338,7 +338,15 @@ async fn bind(port: &'static str, flag: &'static str, address: &str) -> Result<(
         io::ErrorKind::AddrInUse => NodeError::PortInUse { port, address: address.to_owned(), flag },
         _ => NodeError::Listen { port, address: address.to_owned(), flag, source },
     };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let listener = match address.strip_prefix("*:") {
+        None => TcpListener::bind(address).await.map_err(failed)?,
+        // Both families at once where there are two, else the one there is.
+        Some(number) => match TcpListener::bind(format!("[::]:{number}")).await {
+            Ok(listener) => listener,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(failed(error)),
+            Err(_) => TcpListener::bind(format!("0.0.0.0:{number}")).await.map_err(failed)?,
+        },
+    };
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
 }
