@@ -1,4 +1,10 @@
-//! What the tests of this floor share: pictures of partitions.
+//! What the tests of this floor share: pictures of partitions, an API server in memory; and the tests that need it.
+
+mod applying;
+mod electing;
+mod fake_api;
+mod looking_after;
+mod registers;
 
 use crate::ident::{ClusterId, Sid};
 use crate::topology::view::{MemberRole, MemberState, MemberView, PartitionState, PartitionView};
