@@ -32,6 +32,7 @@ use super::replica::Replica;
 use crate::disk::RealDisk;
 use crate::engine::EngineError;
 use crate::ident::ClusterId;
+use crate::net::listen;
 use crate::net::peer::PeerSecret;
 use crate::net::proto;
 use crate::net::proto::kv_server::KvServer;
@@ -338,15 +339,7 @@ async fn bind(port: &'static str, flag: &'static str, address: &str) -> Result<(
         io::ErrorKind::AddrInUse => NodeError::PortInUse { port, address: address.to_owned(), flag },
         _ => NodeError::Listen { port, address: address.to_owned(), flag, source },
     };
-    let listener = match address.strip_prefix("*:") {
-        None => TcpListener::bind(address).await.map_err(failed)?,
-        // Both families at once where there are two, else the one there is.
-        Some(number) => match TcpListener::bind(format!("[::]:{number}")).await {
-            Ok(listener) => listener,
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(failed(error)),
-            Err(_) => TcpListener::bind(format!("0.0.0.0:{number}")).await.map_err(failed)?,
-        },
-    };
+    let listener = listen::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
 }

@@ -52,7 +52,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Config;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -63,6 +62,7 @@ use self::context::Context;
 use self::drivers::Drivers;
 use self::events::Events;
 use self::metrics::Metrics;
+use crate::net::listen;
 
 /// An API server that takes longer is asked again.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -106,7 +106,7 @@ pub enum OperatorError {
 /// Runs until `stop` resolves.
 pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(), OperatorError> {
     let config = Config::infer().await.map_err(OperatorError::NoConfig)?;
-    let listener = TcpListener::bind(&options.http)
+    let listener = listen::bind(&options.http)
         .await
         .map_err(|source| OperatorError::Listen { address: options.http.clone(), source })?;
     let metrics = Arc::new(Metrics::default());

@@ -31,6 +31,8 @@ struct State {
     /// By path: `<collection>/<name>`.
     objects: BTreeMap<String, Value>,
     watchers: Vec<Watcher>,
+    /// Every change, with its version: a watch begins with those it has not seen.
+    log: Vec<(u64, Watched, Bytes)>,
     /// Method and path of every request but reads.
     writes: Vec<String>,
     reads: usize,
@@ -40,9 +42,21 @@ struct State {
 }
 
 struct Watcher {
+    scope: Watched,
+    events: mpsc::UnboundedSender<Bytes>,
+}
+
+/// A collection, of one namespace or of all.
+#[derive(Clone)]
+struct Watched {
     collection: String,
     namespace: Option<String>,
-    events: mpsc::UnboundedSender<Bytes>,
+}
+
+impl Watched {
+    fn covers(&self, other: &Self) -> bool {
+        self.collection == other.collection && (self.namespace.is_none() || self.namespace == other.namespace)
+    }
 }
 
 /// See the module. Clones are the same server.
@@ -286,19 +300,18 @@ impl State {
     }
 
     fn remove(&mut self, collection: &str, namespace: &str, name: &str) {
-        if let Some(object) = self.objects.remove(&path(collection, namespace, name)) {
+        if let Some(mut object) = self.objects.remove(&path(collection, namespace, name)) {
             self.version += 1;
+            object["metadata"]["resourceVersion"] = self.version.to_string().into();
             self.tell(collection, namespace, "DELETED", &object);
         }
     }
 
     fn tell(&mut self, collection: &str, namespace: &str, kind: &str, object: &Value) {
         let line = Bytes::from(format!("{}\n", json!({"type": kind, "object": object})));
-        self.watchers.retain(|watcher| {
-            let concerned = watcher.collection == collection
-                && watcher.namespace.as_deref().is_none_or(|watched| watched == namespace);
-            !concerned || watcher.events.send(line.clone()).is_ok()
-        });
+        let place = Watched { collection: collection.to_owned(), namespace: Some(namespace.to_owned()) };
+        self.watchers.retain(|watcher| !watcher.scope.covers(&place) || watcher.events.send(line.clone()).is_ok());
+        self.log.push((self.version, place, line));
     }
 
     fn list(&self, asked: &Asked) -> Value {
@@ -313,11 +326,14 @@ impl State {
 
     fn watch(&mut self, asked: &Asked) -> Response<Body> {
         let (events, receiver) = mpsc::unbounded_channel();
-        self.watchers.push(Watcher {
-            collection: asked.collection.clone(),
-            namespace: asked.namespace.clone(),
-            events,
-        });
+        let scope = Watched { collection: asked.collection.clone(), namespace: asked.namespace.clone() };
+        let since = asked.query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
+        for (version, place, line) in &self.log {
+            if *version > since && scope.covers(place) {
+                let _ = events.send(line.clone());
+            }
+        }
+        self.watchers.push(Watcher { scope, events });
         let lines = UnboundedReceiverStream::new(receiver).map(Ok::<_, Infallible>);
         Response::new(Body::from_stream(lines))
     }
