@@ -19,6 +19,7 @@ pub mod endpoints;
 pub mod failure;
 pub mod get;
 pub mod inspect;
+pub mod kubectl;
 pub mod load;
 pub mod local;
 pub mod logging;
@@ -32,8 +33,9 @@ pub mod switchover;
 pub mod trees;
 pub mod watch;
 
+use std::ffi::OsString;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -87,6 +89,8 @@ pub enum Command {
     #[allow(missing_docs)]
     Operator(operator::Args),
     #[allow(missing_docs)]
+    Kubectl(kubectl::Args),
+    #[allow(missing_docs)]
     Get(get::Args),
     #[allow(missing_docs)]
     Put(put::Args),
@@ -118,6 +122,7 @@ impl Command {
             Self::Local(args) => local::run(args, global),
             Self::Node(args) => node::run(args, global),
             Self::Operator(args) => operator::run(args, global),
+            Self::Kubectl(args) => kubectl::run(args, global),
             Self::Get(args) => get::run(args, global),
             Self::Put(args) => put::run(args, global),
             Self::Delete(args) => delete::run(args, global),
@@ -144,7 +149,7 @@ impl Command {
 /// Entry point of the binary: parse, log, run, explain.
 pub fn main() -> ExitCode {
     // clap prints its own refusals (unknown flag, missing value) and exits with 2.
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(as_plugin(std::env::args_os().collect()));
     if let Some(filter) = cli.command.default_log_filter()
         && let Err(error) = logging::init(filter)
     {
@@ -154,6 +159,15 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => failure::report(&error),
     }
+}
+
+/// As `kubectl-armdb`, what follows are the arguments of `armdb kubectl`.
+fn as_plugin(mut args: Vec<OsString>) -> Vec<OsString> {
+    let name = args.first().map(Path::new).and_then(Path::file_name);
+    if name.is_some_and(|name| name == "kubectl-armdb") {
+        args.insert(1, "kubectl".into());
+    }
+    args
 }
 
 /// Runs `future` on a fresh multi-threaded runtime: what an asynchronous command's `run` does with its body.
@@ -196,6 +210,15 @@ mod tests {
         let cli = Cli::try_parse_from(["armdb", "crd", "-o", "json", "--endpoints", "a:1,b:2"]).expect("parses");
         assert_eq!(cli.global.output, Format::Json);
         assert_eq!(cli.global.endpoints, ["a:1", "b:2"]);
+    }
+
+    #[test]
+    fn as_a_plugin_of_kubectl_it_is_the_command_kubectl() {
+        let args = |args: &[&str]| args.iter().map(OsString::from).collect::<Vec<_>>();
+        let plugin = as_plugin(args(&["/usr/bin/kubectl-armdb", "promote", "kv", "kv-0-2", "-n", "prod"]));
+        let cli = Cli::try_parse_from(plugin).expect("parses");
+        assert!(matches!(cli.command, Command::Kubectl(_)));
+        assert_eq!(as_plugin(args(&["armdb", "crd"])), args(&["armdb", "crd"]));
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod act;
 mod apply;
 pub mod build;
 mod cache;
-mod client;
+pub(crate) mod client;
 mod context;
 mod controller;
 mod dereference;
