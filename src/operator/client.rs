@@ -107,11 +107,6 @@ impl Kube {
         Self { timeout, ..self.clone() }
     }
 
-    /// For watches.
-    pub fn client(&self) -> &Client {
-        &self.client
-    }
-
     fn api(&self, kind: Kind, namespace: &str) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), namespace, &kind.resource())
     }
