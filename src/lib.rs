@@ -5,7 +5,9 @@
 //!
 //! ```text
 //! cli          commands
+//! operator     topology's decisions executed over Kubernetes objects
 //! local        topology's decisions executed over child processes
+//! drive        what those two share: the driver of a partition, its status
 //! client       finds the leader, follows redirects, pipelines, retries only what is safe
 //! node         one member: engine + replication + services + lifecycle
 //! replication  log shipping, acknowledgements, promises, full sync
@@ -20,11 +22,13 @@ pub mod api;
 pub mod cli;
 pub mod client;
 pub mod disk;
+pub mod drive;
 pub mod engine;
 pub mod ident;
 pub mod local;
 pub mod net;
 pub mod node;
+pub mod operator;
 pub mod position;
 pub mod replication;
 pub mod topology;

@@ -67,16 +67,24 @@ mod tests {
     }
 
     #[test]
-    fn the_files_in_crds_are_what_is_printed() {
+    fn the_files_in_crds_and_in_the_chart_are_what_is_printed() {
         for crd in both() {
             let name = crd.metadata.name.clone().expect("a definition has a name");
-            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("crds").join(format!("{name}.yaml"));
             let wanted = yaml(&crd);
-            if std::env::var_os("UPDATE").is_some() {
-                std::fs::write(&path, &wanted).expect("the file can be written");
+            // A chart can only read what is within it.
+            for folder in ["crds", "charts/armdb-operator/files/crds"] {
+                let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+                let path = folder.join(format!("{name}.yaml"));
+                if std::env::var_os("UPDATE").is_some() {
+                    std::fs::write(&path, &wanted).expect("the file can be written");
+                }
+                let have = std::fs::read_to_string(&path).unwrap_or_default();
+                assert!(
+                    have == wanted,
+                    "{} is not what `armdb crd` prints: run the tests with UPDATE=1",
+                    path.display()
+                );
             }
-            let have = std::fs::read_to_string(&path).unwrap_or_default();
-            assert!(have == wanted, "{} is not what `armdb crd` prints: run the tests with UPDATE=1", path.display());
         }
     }
 

@@ -63,6 +63,21 @@ pub fn certificate_authority(cluster: &str) -> String {
     format!("{cluster}-ca")
 }
 
+/// The ServiceAccount of the members; it has no right to anything.
+pub fn service_account(cluster: &str) -> String {
+    format!("{cluster}-member")
+}
+
+/// The ControllerRevision that keeps a pod template every member ran with; `hash` is of the template.
+pub fn good_template(cluster: &str, partition: i32, hash: &str) -> String {
+    format!("{}-good-{hash}", stateful_set(cluster, partition))
+}
+
+/// The host name of a member within Kubernetes.
+pub fn member_host(member: &str, cluster: &str, namespace: &str) -> String {
+    format!("{member}.{}.{namespace}.svc", service_nodes(cluster))
+}
+
 /// Cluster, partition and ordinal of a member's name.
 pub fn parse_member(name: &str) -> Option<(&str, i32, i32)> {
     let (rest, ordinal) = name.rsplit_once('-')?;
@@ -87,13 +102,27 @@ pub mod label {
     pub const ROLE: &str = "armdb.io/role";
     /// `true` on followers within the lag bound.
     pub const SERVES_READS: &str = "armdb.io/serves-reads";
+    /// What it is: [`APP_NAME`].
+    pub const NAME: &str = "app.kubernetes.io/name";
+    /// Which one of them: the cluster.
+    pub const INSTANCE: &str = "app.kubernetes.io/instance";
+    /// Who writes it: [`OPERATOR`].
+    pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+    /// Value of [`NAME`].
+    pub const APP_NAME: &str = "armdb";
+    /// Value of [`MANAGED_BY`].
+    pub const OPERATOR: &str = "armdb-operator";
+    /// Value of [`ROLE`] on leaders.
+    pub const LEADER: &str = "leader";
+    /// Value of [`ROLE`] on members that follow.
+    pub const FOLLOWER: &str = "follower";
 }
 
 /// Annotations.
 pub mod annotation {
     /// The epoch a role label was written in.
     pub const ROLE_EPOCH: &str = "armdb.io/role-epoch";
-    /// Hash of what the users set, on a pod.
+    /// Hash of what users set, on a pod and on its template.
     pub const SPEC_HASH: &str = "armdb.io/spec-hash";
     /// The hash that a failed rollout was taken back from.
     pub const REJECTED_SPEC_HASH: &str = "armdb.io/rejected-spec-hash";
@@ -101,6 +130,8 @@ pub mod annotation {
     pub const RETRY_ROLLOUT: &str = "armdb.io/retry-rollout";
     /// Asks for a switchover: `<member|any>@<requestID>`.
     pub const SWITCHOVER: &str = "armdb.io/switchover";
+    /// The value of [`RETRY_ROLLOUT`] that was heeded last, on a StatefulSet.
+    pub const RETRIED_ROLLOUT: &str = "armdb.io/retried-rollout";
 }
 
 /// Named ports.
@@ -113,6 +144,12 @@ pub mod port {
     pub const HTTP: &str = "http";
     /// Redis protocol.
     pub const RESP: &str = "resp";
+    /// Number of [`CLIENT`].
+    pub const CLIENT_NUMBER: i32 = 7400;
+    /// Number of [`PEER`].
+    pub const PEER_NUMBER: i32 = 7401;
+    /// Number of [`HTTP`].
+    pub const HTTP_NUMBER: i32 = 7402;
 }
 
 #[cfg(test)]
@@ -136,6 +173,8 @@ mod tests {
             member_tls(&cluster),
             // The controller-revision-hash that Kubernetes appends to a StatefulSet's name.
             format!("{}-{}", stateful_set(&cluster, 63), "0123456789"),
+            good_template(&cluster, 63, "0123456789"),
+            service_account(&cluster),
         ];
         for name in longest {
             assert!(name.len() <= 63, "{name} has {}", name.len());

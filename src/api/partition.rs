@@ -34,9 +34,39 @@ use super::spec::open_object;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ArmdbPartitionSpec {
+    /// Name of the cluster it belongs to.
+    #[schemars(length(min = 1, max = 40))]
+    pub cluster: String,
+
+    /// Identity of the cluster's data, 32 hex digits: what a new partition is founded with.
+    #[serde(rename = "clusterID")]
+    #[schemars(length(min = 32, max = 32))]
+    pub cluster_id: String,
+
     /// Number of the partition in its cluster, from 0.
     #[schemars(range(min = 0, max = 63))]
     pub partition: i32,
+
+    /// Partitions that the cluster was created with.
+    #[schemars(range(min = 1, max = 64))]
+    pub partitions: i32,
+
+    /// Members that shall vote.
+    #[schemars(range(min = 1, max = 9))]
+    pub replicas: i32,
+
+    /// Shards that its volumes are formatted with.
+    #[schemars(range(min = 1, max = 64))]
+    pub shards: i32,
+
+    /// Stops planned moves and changes of membership, never a failover.
+    #[serde(default)]
+    pub paused: bool,
+
+    /// A cluster whose volumes may become a register again although some of them are missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 32, max = 32))]
+    pub adopt: Option<String>,
 
     /// Automatic or Manual: whether an unreachable leader is replaced without being asked.
     #[serde(default)]
@@ -97,10 +127,18 @@ pub struct ArmdbPartitionStatus {
 }
 
 impl ArmdbPartitionSpec {
-    /// What partition number `partition` of a cluster is run by.
-    pub fn of(cluster: &super::ArmdbClusterSpec, partition: i32) -> Self {
+    /// What partition number `partition` of the cluster `name` is run by.
+    pub fn of(name: &str, cluster_id: &str, cluster: &super::ArmdbClusterSpec, partition: i32) -> Self {
+        let adopt = cluster.bootstrap.as_ref().and_then(|bootstrap| bootstrap.adopt.as_ref());
         Self {
+            cluster: name.to_owned(),
+            cluster_id: cluster_id.to_owned(),
             partition,
+            partitions: cluster.partitions,
+            replicas: cluster.replicas,
+            shards: cluster.storage.shards,
+            paused: cluster.paused,
+            adopt: adopt.map(|adopt| adopt.cluster_id.clone()),
             failover_policy: cluster.failover.policy,
             leader_timeout_millis: cluster.failover.leader_timeout_millis,
             min_voters: cluster.min_voters(),

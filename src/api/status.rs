@@ -102,11 +102,29 @@ pub struct ArmdbClusterStatus {
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub recent_transitions: Vec<Transition>,
 
+    /// What became of the last one-shot request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_request: Option<RequestStatus>,
+
     /// Ready, Available, Progressing, Degraded, ReplicationHealthy, QuorumSafe, FailoverReady, RolloutHealthy,
     /// StorageHealthy, Paused, ConfigurationWarning.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// What became of a one-shot request.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestStatus {
+    /// The id its author gave it.
+    pub id: String,
+    /// The request, as it was written.
+    #[serde(default)]
+    pub request: String,
+    /// In words.
+    #[serde(default)]
+    pub outcome: String,
 }
 
 /// One word for the whole cluster.
@@ -234,6 +252,9 @@ pub struct MemberStatus {
     /// Age of the oldest entry it has not acknowledged, in milliseconds.
     #[serde(default)]
     pub lag_millis: i64,
+    /// The lag is not known now: what is shown is the last that was known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
     /// Entries it knows to be committed, over all shards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<i64>,

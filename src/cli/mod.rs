@@ -19,10 +19,12 @@ pub mod endpoints;
 pub mod failure;
 pub mod get;
 pub mod inspect;
+pub mod kubectl;
 pub mod load;
 pub mod local;
 pub mod logging;
 pub mod node;
+pub mod operator;
 pub mod output;
 pub mod put;
 pub mod scan;
@@ -31,8 +33,9 @@ pub mod switchover;
 pub mod trees;
 pub mod watch;
 
+use std::ffi::OsString;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -84,6 +87,10 @@ pub enum Command {
     #[allow(missing_docs)]
     Node(node::Args),
     #[allow(missing_docs)]
+    Operator(operator::Args),
+    #[allow(missing_docs)]
+    Kubectl(kubectl::Args),
+    #[allow(missing_docs)]
     Get(get::Args),
     #[allow(missing_docs)]
     Put(put::Args),
@@ -114,6 +121,8 @@ impl Command {
             Self::Inspect(args) => inspect::run(args, global),
             Self::Local(args) => local::run(args, global),
             Self::Node(args) => node::run(args, global),
+            Self::Operator(args) => operator::run(args, global),
+            Self::Kubectl(args) => kubectl::run(args, global),
             Self::Get(args) => get::run(args, global),
             Self::Put(args) => put::run(args, global),
             Self::Delete(args) => delete::run(args, global),
@@ -131,7 +140,7 @@ impl Command {
     /// `None`: the command sets its logs up itself, once it has read its configuration.
     fn default_log_filter(&self) -> Option<&'static str> {
         match self {
-            Self::Node(_) => None,
+            Self::Node(_) | Self::Operator(_) => None,
             _ => Some("warn"),
         }
     }
@@ -140,7 +149,7 @@ impl Command {
 /// Entry point of the binary: parse, log, run, explain.
 pub fn main() -> ExitCode {
     // clap prints its own refusals (unknown flag, missing value) and exits with 2.
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(as_plugin(std::env::args_os().collect()));
     if let Some(filter) = cli.command.default_log_filter()
         && let Err(error) = logging::init(filter)
     {
@@ -152,6 +161,15 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// As `kubectl-armdb`, what follows are the arguments of `armdb kubectl`.
+fn as_plugin(mut args: Vec<OsString>) -> Vec<OsString> {
+    let name = args.first().map(Path::new).and_then(Path::file_name);
+    if name.is_some_and(|name| name == "kubectl-armdb") {
+        args.insert(1, "kubectl".into());
+    }
+    args
+}
+
 /// Runs `future` on a fresh multi-threaded runtime: what an asynchronous command's `run` does with its body.
 ///
 /// The runtime is dropped without waiting for blocking tasks, so that a stuck file system cannot hold the exit.
@@ -161,6 +179,19 @@ pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::R
     let result = runtime.block_on(future);
     runtime.shutdown_background();
     result
+}
+
+/// Resolves at the first SIGTERM or SIGINT.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 #[cfg(test)]
@@ -179,6 +210,15 @@ mod tests {
         let cli = Cli::try_parse_from(["armdb", "crd", "-o", "json", "--endpoints", "a:1,b:2"]).expect("parses");
         assert_eq!(cli.global.output, Format::Json);
         assert_eq!(cli.global.endpoints, ["a:1", "b:2"]);
+    }
+
+    #[test]
+    fn as_a_plugin_of_kubectl_it_is_the_command_kubectl() {
+        let args = |args: &[&str]| args.iter().map(OsString::from).collect::<Vec<_>>();
+        let plugin = as_plugin(args(&["/usr/bin/kubectl-armdb", "promote", "kv", "kv-0-2", "-n", "prod"]));
+        let cli = Cli::try_parse_from(plugin).expect("parses");
+        assert!(matches!(cli.command, Command::Kubectl(_)));
+        assert_eq!(as_plugin(args(&["armdb", "crd"])), args(&["armdb", "crd"]));
     }
 
     #[test]

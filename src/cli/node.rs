@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-use super::{Failure, Global, block_on, logging};
+use super::{Failure, Global, block_on, logging, stop_signal};
 use crate::net::peer::PeerSecret;
 use crate::node::config::{LogFormat, NodeConfig};
 use crate::node::run::{Node, NodeOptions};
@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub shards: u16,
 
-    /// Where clients connect
+    /// Where clients connect; * as the host stands for every address of this machine
     #[arg(long, default_value = "127.0.0.1:7400", value_name = "HOST:PORT")]
     pub client: String,
 
@@ -53,6 +53,10 @@ pub struct Args {
     /// Where members are told to connect, if not at --peer
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise_peer: Option<String>,
+
+    /// Address of this machine for --advertise-client and --advertise-peer, with the ports listened on
+    #[arg(long, value_name = "HOST", conflicts_with_all = ["advertise_client", "advertise_peer"])]
+    pub advertise_host: Option<String>,
 
     /// Configuration file (YAML); every key has a default
     #[arg(long, value_name = "FILE")]
@@ -84,7 +88,10 @@ pub fn run(args: Args, _global: &Global) -> anyhow::Result<ExitCode> {
     if args.supervised {
         exit_with_supervisor();
     }
+    let advertised = |listen: &str| args.advertise_host.as_deref().map(|host| at_port_of(host, listen));
     let options = NodeOptions {
+        advertise_client: args.advertise_client.clone().or_else(|| advertised(&args.client)),
+        advertise_peer: args.advertise_peer.clone().or_else(|| advertised(&args.peer)),
         cluster: args.cluster,
         partition: args.partition,
         name: args.name,
@@ -93,8 +100,6 @@ pub fn run(args: Args, _global: &Global) -> anyhow::Result<ExitCode> {
         client: args.client,
         peer: args.peer,
         http: args.http,
-        advertise_client: args.advertise_client,
-        advertise_peer: args.advertise_peer,
         config,
         secret,
     };
@@ -112,17 +117,10 @@ pub fn run(args: Args, _global: &Global) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Resolves at the first SIGTERM or SIGINT.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
+/// `host` with the port that `listen` ends with.
+fn at_port_of(host: &str, listen: &str) -> String {
+    let port = listen.rsplit_once(':').map_or(listen, |(_, port)| port);
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// Ends the process when stdin closes. A thread of its own, because it must work whatever the runtime does.

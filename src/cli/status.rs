@@ -54,7 +54,8 @@ pub fn run(Args {}: Args, global: &Global) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn text(name: &str, status: &ArmdbClusterStatus, addresses: &BTreeMap<String, String>) -> String {
+/// The status for people.
+pub(super) fn text(name: &str, status: &ArmdbClusterStatus, addresses: &BTreeMap<String, String>) -> String {
     let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
     let summary = status.summary.clone().unwrap_or_default();
     let epochs: Vec<_> = status.partitions.iter().map(|partition| partition.epoch.to_string()).collect();
@@ -68,22 +69,35 @@ fn text(name: &str, status: &ArmdbClusterStatus, addresses: &BTreeMap<String, St
         if safe { "yes" } else { "no" },
         dash(status.cluster_id.as_deref().unwrap_or_default()),
     );
-    let heading = ["MEMBER", "ROLE", "STATE", "EPOCH", "COMMIT", "LAG", "BYTES", "AGE", "PID", "CLIENT"];
-    let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    for member in status.partitions.iter().flat_map(|partition| &partition.members) {
-        let lag = |text: String| if member.role == MemberRole::Leader { "-".to_owned() } else { text };
-        rows.push(vec![
+    let members = || status.partitions.iter().flat_map(|partition| &partition.members);
+    // What is not known of anybody has no column.
+    let (processes, nodes) = (members().any(|m| m.pid.is_some()), members().any(|m| m.node.is_some()));
+    let mut heading = vec!["MEMBER", "ROLE", "STATE", "EPOCH", "COMMIT", "LAG", "BYTES", "AGE"];
+    heading.extend(processes.then_some("PID"));
+    heading.extend(nodes.then_some("NODE"));
+    heading.extend((!addresses.is_empty()).then_some("CLIENT"));
+    let mut rows = vec![heading.into_iter().map(str::to_owned).collect()];
+    for member in members() {
+        let lag = |text: String| match member.role {
+            MemberRole::Leader => "-".to_owned(),
+            _ if member.stale => format!("{text}?"),
+            _ => text,
+        };
+        let known = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+        let mut row = vec![
             member.name.clone(),
             format!("{:?}", member.role),
             format!("{:?}", member.state),
             member.epoch.to_string(),
-            member.commit.map_or_else(|| "-".into(), |commit| commit.to_string()),
+            known(member.commit.map(|commit| commit.to_string())),
             lag(member.lag_entries.to_string()),
             lag(quantity::format(u64::try_from(member.lag_bytes).unwrap_or(0))),
             lag(format!("{} ms", member.lag_millis)),
-            member.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
-            addresses.get(&member.name).cloned().unwrap_or_else(|| "-".into()),
-        ]);
+        ];
+        row.extend(processes.then(|| known(member.pid.map(|pid| pid.to_string()))));
+        row.extend(nodes.then(|| known(member.node.clone())));
+        row.extend((!addresses.is_empty()).then(|| known(addresses.get(&member.name).cloned())));
+        rows.push(row);
     }
     text.push_str(&output::columns(&rows));
     if !status.recent_transitions.is_empty() {

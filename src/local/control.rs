@@ -16,9 +16,9 @@ use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 
 use super::directory::control_socket;
-use super::driver::Driver;
 use super::running::{Running, wait_for};
 use crate::api::names;
+use crate::drive::Driver;
 use crate::ident::{AttemptId, ClusterId};
 use crate::net::proto::local_client::LocalClient;
 use crate::net::proto::local_server::{Local, LocalServer};

@@ -22,7 +22,6 @@ mod driver;
 mod error;
 mod log_file;
 mod output;
-mod peer;
 mod plan;
 mod ports;
 mod process;
@@ -44,15 +43,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::directory::{ClusterFile, Directory};
-use self::driver::Driver;
 pub use self::error::LocalError;
 use self::output::{Level, Output, Style};
-use self::peer::Peer;
 pub use self::plan::Plan;
 use self::process::{Launch, ProcessState, Stop};
 use self::register_file::RegisterFile;
 use self::running::Running;
+use crate::drive::Driver;
 use crate::net::peer::PeerSecret;
+use crate::node::config::NodeConfig;
 use crate::topology::controller::{ControlRequest, ControllerConfig};
 
 /// How long members may take to stop before they are killed.
@@ -102,7 +101,7 @@ pub async fn run(options: Options) -> Result<Ended, LocalError> {
     let secret = PeerSecret::new(&secret).map_err(|error| {
         LocalError::io("reading", &secret_path)(std::io::Error::new(std::io::ErrorKind::InvalidData, error))
     })?;
-    let config = options.plan.member_config().to_yaml();
+    let config = NodeConfig::of(&options.plan.spec).to_yaml();
     let mut logs = Vec::new();
     let mut launches = Vec::new();
     for member in &file.members {
@@ -240,24 +239,16 @@ fn drive(
 ) -> Vec<Driver> {
     (0..file.partitions)
         .map(|partition| {
-            let members = plan::expected(file, partition);
-            let peers: BTreeMap<_, _> = members
-                .iter()
-                .map(|member| {
-                    let peer = Peer::new(member.name.clone(), member.peer_address.clone(), secret.clone());
-                    (member.name.clone(), peer)
-                })
-                .collect();
             let config = ControllerConfig {
                 name: format!("local-{}", std::process::id()),
                 rank: 0,
                 cluster_id: file.cluster_id,
-                members,
+                members: plan::expected(file, partition),
                 spec: plan.partition(),
                 seed: getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id())),
             };
             let register = RegisterFile::new(directory.register(partition));
-            Driver::start(partition, config, Arc::new(peers), register, output.clone(), tasks, stop)
+            driver::start(partition, config, register, secret.clone(), output.clone(), tasks, stop)
         })
         .collect()
 }

@@ -5,15 +5,14 @@
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
 
 use super::directory::{ClusterFile, MemberEntry};
 use super::error::LocalError;
 use super::ports;
-use crate::api::{self, Ack, ArmdbClusterSpec, FailoverPolicy, quantity};
+use crate::api::{self, ArmdbClusterSpec, ArmdbPartitionSpec};
+use crate::drive::partition_wish;
 use crate::ident::ClusterId;
-use crate::node::config::{self, DurabilityLevel, NodeConfig, RetentionConfig};
-use crate::topology::spec::{self as topology, AckRule, ExpectedMember, PartitionSpec};
+use crate::topology::spec::{ExpectedMember, PartitionSpec};
 
 /// A cluster to run: its name and what its owner asks for.
 #[derive(Debug, Clone)]
@@ -27,22 +26,8 @@ pub struct Plan {
 impl Plan {
     /// The wish for each partition, as topology reads it.
     pub fn partition(&self) -> PartitionSpec {
-        let replicas = unsigned(self.spec.replicas);
-        PartitionSpec {
-            replicas,
-            // `Leader` is what a request waits for by default; what is committed is still a majority's.
-            ack: match self.spec.replication.ack {
-                Ack::Leader | Ack::Quorum => AckRule::Quorum,
-                Ack::All => AckRule::All,
-            },
-            min_voters: unsigned(self.spec.min_voters()),
-            failover_policy: match self.spec.failover.policy {
-                FailoverPolicy::Automatic => topology::FailoverPolicy::Automatic,
-                FailoverPolicy::Manual => topology::FailoverPolicy::Manual,
-            },
-            leader_timeout: Duration::from_millis(u64::from(unsigned(self.spec.failover.leader_timeout_millis))),
-            paused: self.spec.paused,
-        }
+        // What partitions are run by does not depend on which one it is, nor on the id.
+        partition_wish(&ArmdbPartitionSpec::of(&self.name, "", &self.spec, 0))
     }
 
     /// The cluster to take over when the register is lost, if the manifest names one.
@@ -131,35 +116,6 @@ impl Plan {
         }
         Ok(())
     }
-
-    /// What a member reads as its configuration: the keys of the manifest that are a member's business.
-    pub fn member_config(&self) -> NodeConfig {
-        let (replication, engine) = (&self.spec.replication, &self.spec.engine);
-        // The manifest was checked: every one is a quantity.
-        let bytes = |text: &str| quantity::bytes(text).unwrap_or(0);
-        let kept = &engine.log_retention;
-        NodeConfig {
-            durability: match replication.durability {
-                api::Durability::Disk => DurabilityLevel::Disk,
-                api::Durability::Os => DurabilityLevel::Os,
-            },
-            ack: match replication.ack {
-                Ack::Leader => config::Ack::Leader,
-                Ack::Quorum => config::Ack::Quorum,
-                Ack::All => config::Ack::All,
-            },
-            memory_budget_bytes: bytes(&engine.memory_budget),
-            max_value_bytes: u32::try_from(bytes(&engine.max_value_size)).unwrap_or(u32::MAX),
-            retention: RetentionConfig {
-                min_bytes: bytes(&kept.min_size),
-                min_age_seconds: u64::from(unsigned(kept.min_age_seconds)),
-                max_bytes: Some(bytes(&kept.max_size).max(bytes(&self.spec.storage.size) / 10)),
-            },
-            compaction_bytes_per_second: bytes(&engine.compaction.rate),
-            compaction_min_garbage_percent: unsigned(engine.compaction.min_garbage_percent),
-            ..NodeConfig::default()
-        }
-    }
 }
 
 /// The members of `partition`, as topology knows them.
@@ -184,6 +140,7 @@ fn unsigned(value: i32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::topology::spec::AckRule;
 
     fn plan(yaml: &str) -> Plan {
         let cluster: api::ArmdbCluster = serde_yaml::from_str(&format!(
@@ -243,31 +200,5 @@ mod tests {
         let leader = plan("  replicas: 3\n  storage: {size: 1Gi}\n  replication: {ack: Leader, durability: Os}\n");
         assert_eq!(leader.partition().ack, AckRule::Quorum);
         assert_eq!(leader.partition().min_voters, 2);
-    }
-
-    #[test]
-    fn what_the_manifest_says_of_the_engine_reaches_the_members() {
-        let plan = plan(
-            "  storage: {size: 100Gi}\n  replication: {ack: Leader, durability: Os}\n  engine: {memoryBudget: 64Mi, \
-             maxValueSize: 1Mi, logRetention: {minSize: 1Mi, minAgeSeconds: 5, maxSize: 2Gi}, compaction: {rate: \
-             8Mi, minGarbagePercent: 30}}\n",
-        );
-        let config = plan.member_config();
-        config.check().expect("sound");
-        assert_eq!((config.durability, config.ack), (DurabilityLevel::Os, config::Ack::Leader));
-        assert_eq!((config.memory_budget_bytes, config.max_value_bytes), (64 << 20, 1 << 20));
-        let kept = RetentionConfig { min_bytes: 1 << 20, min_age_seconds: 5, max_bytes: Some(10 << 30) };
-        assert_eq!(config.retention, kept);
-        assert_eq!((config.compaction_bytes_per_second, config.compaction_min_garbage_percent), (8 << 20, 30));
-    }
-
-    #[test]
-    fn the_smallest_and_largest_manifests_make_configurations_that_members_take() {
-        for engine in
-            ["memoryBudget: 32Mi", "maxValueSize: 15Mi", "maxValueSize: 1Ki", "compaction: {minGarbagePercent: 95}"]
-        {
-            let plan = plan(&format!("  storage: {{size: 1Gi}}\n  engine: {{{engine}}}\n"));
-            plan.member_config().check().unwrap_or_else(|error| panic!("{engine}: {error}"));
-        }
     }
 }

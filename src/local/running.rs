@@ -8,11 +8,11 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::directory::ClusterFile;
-use super::driver::Driver;
 use super::plan::Plan;
 use super::process::ProcessState;
-use super::status::{PartitionPicture, StatusBuilder};
+use super::status::StatusBuilder;
 use crate::api::ArmdbClusterStatus;
+use crate::drive::Driver;
 use crate::topology::view::{PartitionState, PartitionView};
 
 /// Everything there is to see of a running cluster.
@@ -46,16 +46,7 @@ impl Running {
     /// The status now.
     pub fn status(&self) -> ArmdbClusterStatus {
         let now = Timestamp::now();
-        let pictures: Vec<_> = self
-            .drivers
-            .iter()
-            .map(|driver| PartitionPicture {
-                id: driver.partition(),
-                view: driver.view(),
-                clock_zero: now
-                    - jiff::SignedDuration::try_from(driver.started().elapsed()).unwrap_or(jiff::SignedDuration::ZERO),
-            })
-            .collect();
+        let pictures: Vec<_> = self.drivers.iter().map(|driver| driver.picture(now)).collect();
         let spec = &self.plan.spec;
         self.statuses.lock().build(&pictures, spec.replicas, spec.paused, &self.pids(), now)
     }

@@ -8,22 +8,9 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::api::status::condition;
-use crate::api::{
-    ArmdbClusterStatus, LagStatus, MemberRole, MemberState, MemberStatus, PartitionState, PartitionStatus, Phase,
-    Summary, Transition, TransitionType, quantity,
-};
-use crate::topology::view::{self, PartitionView};
-
-/// What a status is made from, for one partition.
-#[derive(Debug)]
-pub struct PartitionPicture {
-    /// Its number.
-    pub id: u32,
-    /// What its controller sees.
-    pub view: PartitionView,
-    /// When its controller's clock was zero.
-    pub clock_zero: Timestamp,
-}
+use crate::api::{ArmdbClusterStatus, LagStatus, MemberRole, MemberState, PartitionStatus, Summary, quantity};
+use crate::drive::status::{self, PartitionPicture};
+use crate::topology::view;
 
 /// Builds statuses and remembers when conditions changed.
 #[derive(Debug, Default)]
@@ -41,7 +28,10 @@ impl StatusBuilder {
         pids: &BTreeMap<String, u32>,
         now: Timestamp,
     ) -> ArmdbClusterStatus {
-        let partitions: Vec<PartitionStatus> = pictures.iter().map(|picture| partition(picture, pids)).collect();
+        let mut partitions: Vec<PartitionStatus> = pictures.iter().map(status::partition).collect();
+        for member in partitions.iter_mut().flat_map(|partition| &mut partition.members) {
+            member.pid = pids.get(&member.name).and_then(|pid| i32::try_from(*pid).ok());
+        }
         let members = || partitions.iter().flat_map(|partition| &partition.members);
         let wanted = i32::try_from(pictures.len()).unwrap_or(i32::MAX).saturating_mul(replicas);
         let ready = i32::try_from(members().filter(|member| member.state == MemberState::InSync).count()).unwrap_or(0);
@@ -51,31 +41,25 @@ impl StatusBuilder {
             max_entries: followers().map(|member| member.lag_entries).max().unwrap_or(0),
             since: None,
         };
-        let led = partitions.iter().filter(|partition| partition.leader.is_some()).count();
-        let leader = match &partitions[..] {
-            [one] => one.leader.clone().unwrap_or_default(),
-            many => format!("{led}/{}", many.len()),
-        };
-        let mut recent_transitions: Vec<Transition> = pictures.iter().flat_map(transitions).collect();
-        recent_transitions.sort_by(|a, b| b.at.cmp(&a.at));
-        recent_transitions.truncate(crate::api::status::RECENT_TRANSITIONS);
+        let recent_transitions = status::newest(pictures.iter().flat_map(status::transitions).collect());
         let conditions = self.conditions(pictures, &partitions, ready == wanted, paused, now);
         ArmdbClusterStatus {
             observed_generation: None,
-            phase: Some(phase(pictures, ready == wanted, paused)),
+            phase: Some(status::phase(pictures, ready == wanted, paused)),
             replicas,
             ready_members: ready,
             selector: None,
             version: Some(env!("CARGO_PKG_VERSION").into()),
             cluster_id: pictures.iter().find_map(|picture| picture.view.cluster_id).map(|id| id.to_string()),
             summary: Some(Summary {
-                leader,
+                leader: status::leaders(&partitions),
                 ready: format!("{ready}/{wanted}"),
                 lag: quantity::format(u64::try_from(lag.max_bytes).unwrap_or(0)),
             }),
             lag: Some(lag),
             partitions,
             recent_transitions,
+            last_request: None,
             conditions,
         }
     }
@@ -149,110 +133,4 @@ impl StatusBuilder {
         add(condition::PAUSED, paused, either(paused, "Asked", "Running"), String::new());
         conditions
     }
-}
-
-fn phase(pictures: &[PartitionPicture], all_in_sync: bool, paused: bool) -> Phase {
-    use view::PartitionState as S;
-    let any = |states: &[S]| pictures.iter().any(|picture| states.contains(&picture.view.state));
-    if any(&[S::RegisterLost, S::LeaderNotServing]) {
-        Phase::Unavailable
-    } else if any(&[S::Electing]) {
-        Phase::FailingOver
-    } else if any(&[S::Bootstrapping]) {
-        Phase::Bootstrapping
-    } else if any(&[S::Unknown, S::WaitingForMembers]) {
-        Phase::Pending
-    } else if paused {
-        Phase::Paused
-    } else if pictures.iter().any(|picture| picture.view.change.is_some()) {
-        Phase::Progressing
-    } else if all_in_sync {
-        Phase::Healthy
-    } else if pictures.iter().flat_map(|picture| &picture.view.members).any(|member| {
-        matches!(member.state, view::MemberState::CatchingUp | view::MemberState::Syncing | view::MemberState::Blank)
-    }) && !pictures
-        .iter()
-        .flat_map(|picture| &picture.view.members)
-        .any(|member| member.state == view::MemberState::Unreachable)
-    {
-        Phase::Progressing
-    } else {
-        Phase::Degraded
-    }
-}
-
-fn partition(picture: &PartitionPicture, pids: &BTreeMap<String, u32>) -> PartitionStatus {
-    let view = &picture.view;
-    PartitionStatus {
-        id: i32::try_from(picture.id).unwrap_or(i32::MAX),
-        epoch: signed(view.epoch),
-        leader: view.leader.clone(),
-        state: match view.state {
-            view::PartitionState::Unknown => PartitionState::Unknown,
-            view::PartitionState::WaitingForMembers | view::PartitionState::Bootstrapping => {
-                PartitionState::Bootstrapping
-            }
-            view::PartitionState::RegisterLost => PartitionState::NoLeader,
-            view::PartitionState::Available => PartitionState::Available,
-            view::PartitionState::LeaderNotServing => PartitionState::NoQuorum,
-            view::PartitionState::Electing => PartitionState::Transitioning,
-        },
-        quorum_safe: view.quorum_safe,
-        members: view.members.iter().map(|m| member(m, pids)).collect(),
-    }
-}
-
-fn member(member: &view::MemberView, pids: &BTreeMap<String, u32>) -> MemberStatus {
-    MemberStatus {
-        name: member.name.clone(),
-        role: match member.role {
-            view::MemberRole::Leader => MemberRole::Leader,
-            view::MemberRole::Follower => MemberRole::Follower,
-            view::MemberRole::Learner => MemberRole::Learner,
-            view::MemberRole::None => MemberRole::Unknown,
-        },
-        state: match member.state {
-            view::MemberState::InSync => MemberState::InSync,
-            view::MemberState::CatchingUp | view::MemberState::NotFollowing => MemberState::CatchingUp,
-            view::MemberState::Syncing => MemberState::Syncing,
-            view::MemberState::Blank => MemberState::Blank,
-            view::MemberState::Amnesic => MemberState::Amnesic,
-            view::MemberState::Quarantined | view::MemberState::Foreign => MemberState::Quarantined,
-            view::MemberState::Unreachable => MemberState::Unreachable,
-        },
-        node: None,
-        sid: member.sid.map(|sid| sid.to_string()),
-        epoch: signed(member.epoch),
-        lag_bytes: signed(member.lag_bytes),
-        lag_entries: signed(member.lag_entries),
-        lag_millis: signed(member.lag_ms),
-        commit: Some(signed(member.commit)),
-        pid: pids.get(&member.name).and_then(|pid| i32::try_from(*pid).ok()),
-    }
-}
-
-fn transitions(picture: &PartitionPicture) -> impl Iterator<Item = Transition> + '_ {
-    picture.view.transitions.iter().map(|transition| Transition {
-        transition_type: match transition.kind {
-            "Bootstrap" => TransitionType::Bootstrap,
-            "Failover" => TransitionType::Failover,
-            "Switchover" | "Drain" => TransitionType::Switchover,
-            "Rebuild" | "Adoption" | "Adopt" => TransitionType::Adoption,
-            _ => TransitionType::Reconfiguration,
-        },
-        partition: i32::try_from(picture.id).unwrap_or(i32::MAX),
-        from: transition.from.clone(),
-        to: Some(transition.to.clone()),
-        epoch: signed(transition.epoch),
-        duration_millis: i64::try_from(transition.duration.as_millis()).unwrap_or(i64::MAX),
-        reason: transition.reason.clone(),
-        at: Time(
-            picture.clock_zero + jiff::SignedDuration::try_from(transition.at).unwrap_or(jiff::SignedDuration::ZERO),
-        ),
-    })
-}
-
-/// Kubernetes has no unsigned integers.
-fn signed(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -1,5 +1,6 @@
 //! The wire: generated messages and services of `proto/armdb/v1`.
 
+pub(crate) mod listen;
 pub mod peer;
 
 /// Generated from `proto/armdb/v1`: clients, servers and messages.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::{self, quantity};
 use crate::engine::{CompactionOptions, Durability, EngineOptions, Retention};
 use crate::ident::ClusterId;
 use crate::net::proto;
@@ -179,6 +180,36 @@ impl NodeConfig {
         Ok(config)
     }
 
+    /// The keys of a manifest that are a member's business; the manifest was found valid.
+    pub fn of(cluster: &api::ArmdbClusterSpec) -> Self {
+        let (replication, engine) = (&cluster.replication, &cluster.engine);
+        // Valid: every one is a quantity within its bounds, and no integer is negative.
+        let bytes = |text: &str| quantity::bytes(text).unwrap_or(0);
+        let unsigned = |value: i32| u32::try_from(value).unwrap_or(0);
+        let kept = &engine.log_retention;
+        Self {
+            durability: match replication.durability {
+                api::Durability::Disk => DurabilityLevel::Disk,
+                api::Durability::Os => DurabilityLevel::Os,
+            },
+            ack: match replication.ack {
+                api::Ack::Leader => Ack::Leader,
+                api::Ack::Quorum => Ack::Quorum,
+                api::Ack::All => Ack::All,
+            },
+            memory_budget_bytes: bytes(&engine.memory_budget),
+            max_value_bytes: u32::try_from(bytes(&engine.max_value_size)).unwrap_or(u32::MAX),
+            retention: RetentionConfig {
+                min_bytes: bytes(&kept.min_size),
+                min_age_seconds: u64::from(unsigned(kept.min_age_seconds)),
+                max_bytes: Some(bytes(&kept.max_size).max(bytes(&cluster.storage.size) / 10)),
+            },
+            compaction_bytes_per_second: bytes(&engine.compaction.rate),
+            compaction_min_garbage_percent: unsigned(engine.compaction.min_garbage_percent),
+            ..Self::default()
+        }
+    }
+
     /// As a file that [`Self::read`] reads.
     pub fn to_yaml(&self) -> String {
         serde_yaml::to_string(self).expect("a configuration has nothing that YAML cannot say")
@@ -340,5 +371,39 @@ mod tests {
     fn what_is_written_is_what_is_read() {
         let config = NodeConfig { ack: Ack::All, cluster_id: Some(ClusterId(5)), ..NodeConfig::default() };
         assert_eq!(parse(&config.to_yaml()).expect("read"), config);
+    }
+
+    fn spec(yaml: &str) -> api::ArmdbClusterSpec {
+        let cluster: api::ArmdbCluster = serde_yaml::from_str(&format!(
+            "apiVersion: armdb.io/v1alpha1\nkind: ArmdbCluster\nmetadata: {{name: kv}}\nspec:\n  image: a/b:1\n{yaml}"
+        ))
+        .expect("a manifest");
+        cluster.spec
+    }
+
+    #[test]
+    fn what_the_manifest_says_of_the_engine_reaches_the_members() {
+        let spec = spec(
+            "  storage: {size: 100Gi}\n  replication: {ack: Leader, durability: Os}\n  engine: {memoryBudget: 64Mi, \
+             maxValueSize: 1Mi, logRetention: {minSize: 1Mi, minAgeSeconds: 5, maxSize: 2Gi}, compaction: {rate: \
+             8Mi, minGarbagePercent: 30}}\n",
+        );
+        let config = NodeConfig::of(&spec);
+        config.check().expect("sound");
+        assert_eq!((config.durability, config.ack), (DurabilityLevel::Os, Ack::Leader));
+        assert_eq!((config.memory_budget_bytes, config.max_value_bytes), (64 << 20, 1 << 20));
+        let kept = RetentionConfig { min_bytes: 1 << 20, min_age_seconds: 5, max_bytes: Some(10 << 30) };
+        assert_eq!(config.retention, kept);
+        assert_eq!((config.compaction_bytes_per_second, config.compaction_min_garbage_percent), (8 << 20, 30));
+    }
+
+    #[test]
+    fn the_smallest_and_largest_manifests_make_configurations_that_members_take() {
+        for engine in
+            ["memoryBudget: 32Mi", "maxValueSize: 15Mi", "maxValueSize: 1Ki", "compaction: {minGarbagePercent: 95}"]
+        {
+            let spec = spec(&format!("  storage: {{size: 1Gi}}\n  engine: {{{engine}}}\n"));
+            NodeConfig::of(&spec).check().unwrap_or_else(|error| panic!("{engine}: {error}"));
+        }
     }
 }

@@ -32,6 +32,7 @@ use super::replica::Replica;
 use crate::disk::RealDisk;
 use crate::engine::EngineError;
 use crate::ident::ClusterId;
+use crate::net::listen;
 use crate::net::peer::PeerSecret;
 use crate::net::proto;
 use crate::net::proto::kv_server::KvServer;
@@ -338,7 +339,7 @@ async fn bind(port: &'static str, flag: &'static str, address: &str) -> Result<(
         io::ErrorKind::AddrInUse => NodeError::PortInUse { port, address: address.to_owned(), flag },
         _ => NodeError::Listen { port, address: address.to_owned(), flag, source },
     };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let listener = listen::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
 }

@@ -83,6 +83,8 @@ pub struct MemberView {
     pub tail: Gsn,
     /// Committed gsn, summed over shards.
     pub commit: Gsn,
+    /// Whether the lag below is the leader's word of now; otherwise it is not known.
+    pub lag_known: bool,
     /// Entries behind the leader.
     pub lag_entries: u64,
     /// Bytes behind the leader.

@@ -245,6 +245,11 @@ impl Controller {
         std::mem::take(&mut self.actions)
     }
 
+    /// How many controllers may propose before this one; it may change at any time.
+    pub fn set_rank(&mut self, rank: u32) {
+        self.config.rank = rank;
+    }
+
     /// When `step` wants to be called at the latest; None: only on events.
     pub fn next_deadline(&self) -> Option<Duration> {
         self.deadline

@@ -104,6 +104,7 @@ impl Controller {
             epoch: report.map_or(0, |r| r.standing.promised),
             tail: shards().map(|s| s.tail.last.gsn).sum(),
             commit: shards().map(|s| s.commit).sum(),
+            lag_known: leads || known.is_some_and(|f| f.connected),
             lag_entries: known.map_or(0, |f| f.lag_entries),
             lag_bytes: known.map_or(0, |f| f.lag_bytes),
             lag_ms: known.map_or(0, |f| f.lag_ms),

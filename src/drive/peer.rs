@@ -1,4 +1,4 @@
-//! The supervisor's side of a member's peer port: the health stream and the control calls.
+//! The controller's side of a member's peer port: the health stream and the control calls.
 //!
 //! The health stream is dialled here and read until it breaks; how it broke is told at once, because a refused or
 //! reset connection (the process is gone) is worth a second of waiting over mere silence. Each call has a deadline
@@ -6,8 +6,8 @@
 //! hangs nor a connection to a process that is gone can hold it up.
 //! Invariant: each call yields exactly one answer, at the latest when its time has passed.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -18,7 +18,7 @@ use crate::net::proto::{ControlReply, HealthRequest};
 use crate::topology::controller::{Disconnect, Event};
 use crate::topology::message::{HealthReport, MemberName, Reply, Request};
 
-/// A connection attempt on loopback that takes longer met a stopped process.
+/// A connection attempt that takes longer met a stopped process, or a host that is gone.
 const CONNECT: Duration = Duration::from_secs(1);
 /// Members report every 100 ms; after this long without a word the stream counts as silent.
 const SILENCE: Duration = Duration::from_millis(500);
@@ -27,25 +27,34 @@ const GIVE_UP: Duration = Duration::from_secs(3);
 /// Between attempts.
 const REDIAL: Duration = Duration::from_millis(50);
 
-/// A member, as the supervisor reaches it.
+/// A member, as a controller reaches it.
 #[derive(Debug, Clone)]
-pub struct Peer {
+pub(super) struct Peer {
     name: MemberName,
     address: String,
     secret: PeerSecret,
+    /// Whoever runs it is taking it away, whether or not it knows: its reports say so.
+    leaving: Arc<AtomicBool>,
 }
-
-/// The driver and the health watchers use the same.
-pub type Peers = Arc<BTreeMap<MemberName, Peer>>;
 
 impl Peer {
     /// A member at `address` (`host:port`); nothing is dialled yet.
-    pub fn new(name: MemberName, address: String, secret: PeerSecret) -> Self {
-        Self { name, address, secret }
+    pub(super) fn new(name: MemberName, address: String, secret: PeerSecret) -> Self {
+        Self { name, address, secret, leaving: Arc::default() }
+    }
+
+    /// Where it is dialled.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Whether whoever runs it is taking it away: from the next report on.
+    pub(super) fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Ordering::Relaxed);
     }
 
     /// Sends a request; the answer, or why there is none after `timeout`.
-    pub async fn send(&self, request: Request, timeout: Duration) -> Result<Box<Reply>, String> {
+    pub(super) async fn send(&self, request: Request, timeout: Duration) -> Result<Box<Reply>, String> {
         let call = async {
             let channel =
                 dial(&self.address, &self.secret, Lane::Main, timeout).await.map_err(|error| error.to_string())?;
@@ -65,7 +74,7 @@ impl Peer {
     }
 
     /// Reads the member's health until `stop`, handing every report and every break to `events`.
-    pub async fn watch(self, events: mpsc::Sender<Event>, stop: CancellationToken) {
+    pub(super) async fn watch(self, events: mpsc::Sender<Event>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.watch_for_ever(&events) => {}
@@ -140,7 +149,10 @@ impl Peer {
                 Ok(Ok(Some(report))) => {
                     silent = Duration::ZERO;
                     let report = match HealthReport::try_from(report) {
-                        Ok(report) => Box::new(report),
+                        Ok(mut report) => {
+                            report.draining |= self.leaving.load(Ordering::Relaxed);
+                            Box::new(report)
+                        }
                         Err(error) => {
                             tracing::warn!(member = %self.name, %error, "a health report is not understood");
                             tokio::time::sleep(REDIAL).await;
@@ -182,7 +194,6 @@ mod tests {
     use tokio::io::AsyncReadExt as _;
     use tokio::net::TcpListener;
 
-    use super::super::ports;
     use super::*;
 
     fn peer(address: String) -> Peer {
@@ -208,8 +219,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_where_nothing_listens_is_told_as_refused() {
-        let port = ports::choose(1, &Default::default()).expect("a port")[0];
-        assert_eq!(first_word(format!("127.0.0.1:{port}"), async {}).await, Disconnect::Refused);
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        drop(listener);
+        assert_eq!(first_word(address, async {}).await, Disconnect::Refused);
     }
 
     #[tokio::test]

@@ -1,0 +1,260 @@
+//! Looks after one cluster: dereference, validate, plan, build, apply, act, tell.
+//!
+//! Reads as that sentence; only dereference, apply, act and tell do I/O. Whatever is met on the way is in the status
+//! before anything else is tried again. `paused` leaves out everything but the status and what drivers must know; a
+//! spec that is refused leaves out everything but the status.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::act;
+use super::apply::{Applier, ApplyError};
+use super::build::{Desired, Identity, build, identity_of, peer_secret_of};
+use super::cache::Key;
+use super::client::{ErrorKind, KubeError};
+use super::context::Context;
+use super::dereference::{World, dereference};
+use super::events::{Happening, Regarding};
+use super::facts::is_terminating;
+use super::kinds::Kind;
+use super::memory::Memory;
+use super::plan::{PartitionPlan, plan};
+use super::queue::Next;
+use super::rollout::Step;
+use super::status::Obstacle;
+use super::tell;
+use super::validate::{Refused, ValidatedCluster, cluster_id, validate, warnings};
+use crate::ident::{AttemptId, ClusterId};
+
+/// Lag moves without an event: it is looked at this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
+
+/// Why a look came to nothing; it is repeated after a pause.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub struct ReconcileError(#[from] KubeError);
+
+impl ReconcileError {
+    /// For metrics.
+    pub fn why(&self) -> &'static str {
+        self.0.kind.word()
+    }
+
+    /// Somebody was faster; it is the normal course to begin again.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::Conflict | ErrorKind::AlreadyExists)
+    }
+}
+
+/// How far a look came.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub refused: Option<String>,
+    pub obstacle: Option<Obstacle>,
+    pub warnings: Vec<super::validate::Warning>,
+    pub cluster: Option<ValidatedCluster>,
+    pub identity: Option<Identity>,
+    pub plans: BTreeMap<i32, PartitionPlan>,
+    /// What became of a request for a switchover, to be told before its annotation goes.
+    pub switchover: Option<act::Switchover>,
+}
+
+/// One look.
+pub async fn reconcile(context: &Context, key: &Key, memory: &mut Memory) -> Result<Next, ReconcileError> {
+    let now = Instant::now();
+    let Some(cluster) = context.cache.get(Kind::Cluster, key) else {
+        context.metrics.forget(key);
+        return Ok(Next::OnChange);
+    };
+    memory.about(cluster.metadata.uid.as_deref().unwrap_or_default());
+    let with_secrets = memory.identity(now).is_none();
+    let Some(world) = dereference(context, key, with_secrets).await? else { return Ok(Next::OnChange) };
+    if is_terminating(&world.cluster) {
+        context.metrics.forget(key);
+        return Ok(Next::OnChange);
+    }
+    let mut outcome = Outcome::default();
+    let failed = match validate(&world.cluster, &world.existing()) {
+        Err(refused) => {
+            outcome.refuse(context, &world, &refused);
+            None
+        }
+        Ok(cluster) => {
+            outcome.warnings = warnings(&cluster);
+            let failed = bring_about(context, &world, &cluster, memory, &mut outcome).await.err();
+            outcome.cluster = Some(cluster);
+            failed
+        }
+    };
+    let told = tell::tell(context, &world, &outcome, memory).await;
+    if let Some(failed) = failed {
+        return Err(failed.into());
+    }
+    if let Some(switchover) = &outcome.switchover
+        && told.is_ok()
+    {
+        act::finish_switchover(context, &world, switchover).await?;
+    }
+    Ok(Next::After(told?.unwrap_or(LOOK_AGAIN).min(outcome.look_again())))
+}
+
+impl Outcome {
+    fn refuse(&mut self, context: &Context, world: &World, refused: &Refused) {
+        context.events.tell(Happening {
+            regarding: Regarding::object(Kind::Cluster, &world.cluster),
+            warning: true,
+            reason: "SpecRefused".into(),
+            note: refused.to_string(),
+        });
+        self.refused = Some(refused.to_string());
+    }
+
+    fn look_again(&self) -> Duration {
+        let waits = self.plans.values().filter_map(|plan| match &plan.progress.step {
+            Step::Wait(wait) => wait.again,
+            _ => None,
+        });
+        waits.min().map_or(LOOK_AGAIN, |soonest| soonest.max(Duration::from_millis(200)))
+    }
+}
+
+async fn bring_about(
+    context: &Context,
+    world: &World,
+    cluster: &ValidatedCluster,
+    memory: &mut Memory,
+    outcome: &mut Outcome,
+) -> Result<(), KubeError> {
+    let now = Instant::now();
+    let Some(identity) = establish(context, world, cluster, memory, outcome).await? else { return Ok(()) };
+    outcome.identity = Some(identity.clone());
+    outcome.plans = plan(world, cluster, &identity, memory, now);
+    let facts = outcome.plans.iter().map(|(number, plan)| (*number, plan.facts.clone())).collect();
+    let desired = build(cluster, &identity, &facts);
+    if !apply(context, world, cluster, &desired, memory, outcome).await? {
+        return Ok(());
+    }
+    if cluster.spec.paused {
+        return Ok(());
+    }
+    act::act(context, world, cluster, &identity, memory, outcome).await
+}
+
+/// The cluster's identity: read, or made before anything else. None: something is in the way, and told.
+async fn establish(
+    context: &Context,
+    world: &World,
+    cluster: &ValidatedCluster,
+    memory: &mut Memory,
+    outcome: &mut Outcome,
+) -> Result<Option<Identity>, KubeError> {
+    let now = Instant::now();
+    if let Some(identity) = memory.identity(now) {
+        return Ok(Some(identity));
+    }
+    if let Some(authority) = &world.authority {
+        let ours = super::facts::controller_uid(authority) == Some(&cluster.uid);
+        if !ours || is_terminating(authority) {
+            let name = authority.metadata.name.clone().unwrap_or_default();
+            let key = Key::new(&cluster.namespace, name);
+            outcome.obstacle = Some(obstacle(&if ours {
+                ApplyError::Terminating { kind: "Secret", key }
+            } else {
+                ApplyError::Foreign { kind: "Secret", key }
+            }));
+            return Ok(None);
+        }
+        let Some(identity) = identity_of(authority) else {
+            let name = authority.metadata.name.clone().unwrap_or_default();
+            outcome.refused = Some(format!(
+                "the Secret {name} does not hold the cluster's identity any more: restore it, or delete it to have the id \
+                 read from the volume claims"
+            ));
+            return Ok(None);
+        };
+        memory.set_identity(identity.clone(), now);
+        return Ok(Some(identity));
+    }
+    if cluster.spec.paused {
+        return Ok(None);
+    }
+    let adopt = cluster.spec.bootstrap.as_ref().and_then(|bootstrap| bootstrap.adopt.as_ref());
+    let id = match cluster_id(adopt.map(|adopt| adopt.cluster_id.as_str()), None, world.claim_ids()) {
+        Ok(id) => id.unwrap_or_else(ClusterId::random),
+        Err(refused) => {
+            outcome.refuse(context, world, &refused);
+            return Ok(None);
+        }
+    };
+    // Members that run know the old secret until they are restarted: it is kept if it is still anywhere.
+    let kept = world.member_tls.as_ref().and_then(peer_secret_of);
+    let peer_secret = kept.unwrap_or_else(|| format!("{}{}", AttemptId::random(), AttemptId::random()));
+    let identity = Identity { id, peer_secret };
+    let secrets = build(cluster, &identity, &BTreeMap::new());
+    for authority in secrets.iter().filter(|desired| desired.mode == super::build::Mode::CreateOnly) {
+        // Two that make it at once: the second finds it and begins again with what is there.
+        context.kube.create(authority.kind, &authority.object).await?;
+        context.metrics.wrote(authority.kind.name(), "create");
+    }
+    memory.set_identity(identity.clone(), now);
+    Ok(Some(identity))
+}
+
+/// Makes every object what it shall be. False: something is in the way, and told.
+async fn apply(
+    context: &Context,
+    world: &World,
+    cluster: &ValidatedCluster,
+    desired: &[Desired],
+    memory: &mut Memory,
+    outcome: &mut Outcome,
+) -> Result<bool, KubeError> {
+    let now = Instant::now();
+    let with_secrets = memory.secrets_due(now);
+    let mut applier = Applier {
+        kube: &context.kube,
+        cache: &context.cache,
+        metrics: &context.metrics,
+        owner: &cluster.uid,
+        compared: &mut memory.compared,
+    };
+    for desired in desired {
+        let skipped = match desired.kind {
+            Kind::Secret => !with_secrets,
+            // Drivers must hear of a pause; everything else rests.
+            Kind::Partition => false,
+            _ => false,
+        };
+        if skipped || cluster.spec.paused && desired.kind != Kind::Partition {
+            continue;
+        }
+        match applier.apply(desired).await {
+            Ok(_) => {}
+            Err(ApplyError::Kube(error)) if error.kind != ErrorKind::Forbidden => return Err(error),
+            Err(ApplyError::Refused(error)) => {
+                outcome.refuse(context, world, &Refused(vec![error.to_string()]));
+                return Ok(false);
+            }
+            Err(error) => {
+                outcome.obstacle = Some(obstacle(&error));
+                return Ok(false);
+            }
+        }
+    }
+    if with_secrets && !cluster.spec.paused {
+        memory.secrets_applied(now);
+    }
+    Ok(true)
+}
+
+fn obstacle(error: &ApplyError) -> Obstacle {
+    let reason = match error {
+        ApplyError::Foreign { .. } => "ForeignObject",
+        ApplyError::Terminating { .. } => "WaitingForDeletion",
+        ApplyError::Refused(_) => "ObjectRefused",
+        ApplyError::Kube(_) => "Forbidden",
+    };
+    Obstacle { reason, text: error.to_string() }
+}

@@ -1,0 +1,56 @@
+//! What the tests of this floor share: pictures of partitions, an API server in memory; and the tests that need it.
+
+mod applying;
+mod electing;
+mod fake_api;
+mod looking_after;
+mod registers;
+
+use crate::ident::{ClusterId, Sid};
+use crate::topology::view::{MemberRole, MemberState, MemberView, PartitionState, PartitionView};
+
+/// A healthy partition of `members` members `kv-0-<n>` with storage n + 1; the first leads epoch 4, `voters` vote.
+pub(super) fn view(voters: &[u128], members: u32) -> PartitionView {
+    PartitionView {
+        cluster_id: Some(ClusterId(7)),
+        lineage: 0,
+        epoch: 4,
+        state: PartitionState::Available,
+        leader: Some("kv-0-0".into()),
+        leader_client_address: None,
+        voters: voters.iter().copied().map(Sid).collect(),
+        write_quorum: 2,
+        min_voters: 2,
+        quorum_safe: voters.len() > 2,
+        change: None,
+        members: (0..members)
+            .map(|ordinal| {
+                let sid = Sid(u128::from(ordinal) + 1);
+                let voter = voters.contains(&sid.0);
+                MemberView {
+                    name: format!("kv-0-{ordinal}"),
+                    ordinal,
+                    sid: Some(sid),
+                    role: match ordinal {
+                        0 => MemberRole::Leader,
+                        _ if voter => MemberRole::Follower,
+                        _ => MemberRole::Learner,
+                    },
+                    state: MemberState::InSync,
+                    voter,
+                    epoch: 4,
+                    tail: 100,
+                    commit: 100,
+                    lag_known: true,
+                    lag_entries: 0,
+                    lag_bytes: 0,
+                    lag_ms: 0,
+                    silence: None,
+                }
+            })
+            .collect(),
+        transitions: Vec::new(),
+        conditions: Vec::new(),
+        last_request: None,
+    }
+}
