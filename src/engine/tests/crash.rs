@@ -78,7 +78,7 @@ fn check(disk: &Arc<dyn Disk>, model: &Model, options: &EngineOptions, lossy: bo
     shard.open_epoch(tail.last.epoch + 1, model.time_ms).expect("opened");
     put(&shard, tail.last.epoch + 1, b"after", b"the crash");
     commit_all(&engine);
-    if gsn % 4 == 0 {
+    if gsn.is_multiple_of(4) {
         compact_all(&engine);
     }
     let contents = |shard: &Shard| {

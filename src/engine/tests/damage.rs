@@ -384,8 +384,7 @@ fn a_torn_batch_is_cut_at_the_end_of_the_one_before_it() {
         disk.observe(move |disk, _| sink.lock().expect("not poisoned").push(disk.kill()));
         assert!(engine.sync_all().is_err());
         disk.unobserve();
-        let crashes = crash.lock().expect("not poisoned").clone();
-        crashes
+        crash.lock().expect("not poisoned").clone()
     };
     let before_sync = &crashes[0];
     for lost in 0..4u64 {

@@ -65,11 +65,15 @@ impl Model {
                 all.insert(key.clone(), &entry.value);
             }
         }
-        let live = |(key, value): (Vec<u8>, &Option<(Arc<[u8]>, Option<u64>)>)| match value {
-            Some((bytes, expires_ms)) if expires_ms.is_none_or(|at| at > self.time_ms) => Some((key, bytes.to_vec())),
-            _ => None,
-        };
-        all.into_iter().filter_map(live).collect()
+        let mut live = BTreeMap::new();
+        for (key, value) in all {
+            if let Some((bytes, expires_ms)) = value
+                && expires_ms.is_none_or(|at| at > self.time_ms)
+            {
+                live.insert(key, bytes.to_vec());
+            }
+        }
+        live
     }
 
     fn batch_ends(&self, from: u64, to: u64) -> Vec<u64> {
