@@ -13,7 +13,7 @@ out=$(binaries)
 mkdir -p "$(dirname "$out")"
 exec {lock}>"$out.lock"
 flock $lock
-[ ! -e "$out/kube" ] || exit 0
+if [ -e "$out/kube" ]; then touch "$out"; exit 0; fi
 say "building Kubernetes $KUBERNETES into $out (minutes)"
 started=$SECONDS
 # Only a whole folder gets the name.
@@ -28,12 +28,15 @@ build() { # MODULE OUTPUT LDFLAGS PACKAGE
     (cd "$here/binaries/$1" && GOWORK=off \
         "${quietly[@]}" go build -mod=readonly -buildvcs=false -trimpath -ldflags "-s -w $3" -o "$new/$2" "$4")
 }
-version=k8s.io/component-base/version
 IFS=. read -r major minor _ <<<"$KUBERNETES"
-# Without a version clients refuse the server.
-build kube kube "-X $version.gitVersion=v$KUBERNETES -X $version.gitMajor=$major -X $version.gitMinor=$minor" .
-build kube helm "-X helm.sh/helm/v3/internal/version.version=$(cd "$here/binaries/kube" && go list -m -f '{{.Version}}' helm.sh/helm/v3)" \
-    helm.sh/helm/v3/cmd/helm
+# As the projects' own makefiles do it. Without a version clients refuse the server; without one of Kubernetes, helm
+# takes the cluster that it renders for to be of 2020.
+of() { echo "-X $1.gitVersion=v$KUBERNETES -X $1.gitMajor=$major -X $1.gitMinor=$minor"; }
+build kube kube "$(of k8s.io/component-base/version) $(of k8s.io/client-go/pkg/version)" .
+helm=helm.sh/helm/v3
+of() { echo "-X $1.k8sVersionMajor=$major -X $1.k8sVersionMinor=$minor"; }
+build kube helm "-X $helm/internal/version.version=$(cd "$here/binaries/kube" && go list -m -f '{{.Version}}' $helm) \
+    $(of $helm/pkg/chartutil) $(of $helm/pkg/lint/rules)" $helm/cmd/helm
 build dns dns "" .
 for name in etcd kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl; do
     ln -s kube "$new/$name"
@@ -48,4 +51,6 @@ ENTRYPOINT ["/pause"]
 DOCKERFILE
 
 mv "$new" "$out"
+# 300 MB each: what no checkout has used for a month goes.
+find "$(dirname "$out")" -maxdepth 1 -name 'kubernetes-*' -mtime +30 -exec rm -rf {} +
 say "built in $((SECONDS - started)) s"

@@ -36,24 +36,11 @@ pub async fn operator() {
     INSTALLED
         .get_or_init(async || {
             let (repository, tag) = IMAGE.rsplit_once(':').expect("the image has a tag");
-            let (repository, tag) = (format!("image.repository={repository}"), format!("image.tag={tag}"));
-            helm(&[
-                "upgrade",
-                "--install",
-                RELEASE,
-                &chart(),
-                "--namespace",
-                NAMESPACE,
-                "--create-namespace",
-                "--set",
-                &repository,
-                "--set",
-                &tag,
-                "--wait",
-                "--timeout",
-                "2m",
-            ])
-            .await;
+            let image = format!("image.repository={repository},image.tag={tag}");
+            let whence = ["upgrade", "--install", RELEASE, &chart(), "--namespace", NAMESPACE, "--create-namespace"];
+            // A tag that looks like a number is a text; another case may have applied the definitions by hand.
+            let how = ["--set-string", &image, "--take-ownership", "--wait", "--timeout", "2m"];
+            helm(&[&whence[..], &how[..]].concat()).await;
         })
         .await;
 }
