@@ -15,6 +15,9 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::net::proto::kv_server::{Kv, KvServer};
 use crate::net::proto::{self, condition::Expect, error_detail::Kind, op, op_result, stream_op};
 
+/// Values that fit into one answer.
+pub(crate) const ANSWER_BYTES: usize = 4096;
+
 /// What happens to the next write instead of the usual.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -265,9 +268,17 @@ impl FakeMember {
         }
         Ok(Some(match op {
             stream_op::Op::Get(get) => op_result::Result::Get(proto::GetResponse { value: data.get(&get.key) }),
-            stream_op::Op::MultiGet(get) => op_result::Result::MultiGet(proto::MultiGetResponse {
-                values: get.keys.iter().map(|key| proto::multi_get_response::Found { value: data.get(key) }).collect(),
-            }),
+            stream_op::Op::MultiGet(get) => {
+                let values: Vec<_> =
+                    get.keys.iter().map(|key| proto::multi_get_response::Found { value: data.get(key) }).collect();
+                let bytes: usize = values.iter().filter_map(|found| Some(found.value.as_ref()?.value.len())).sum();
+                if bytes > ANSWER_BYTES {
+                    let limit = proto::TooLarge { what: "answer".into(), limit_bytes: ANSWER_BYTES as u64 };
+                    failure(Kind::TooLarge(limit), "ask for fewer keys")
+                } else {
+                    op_result::Result::MultiGet(proto::MultiGetResponse { values })
+                }
+            }
             stream_op::Op::Scan(scan) => op_result::Result::Scan(data.scan(&scan)),
             stream_op::Op::Write(write) => match data.faults.pop_front() {
                 None => {

@@ -1,5 +1,6 @@
 //! The operations of a client. Handles are cheap to clone and share one connection.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -68,7 +69,7 @@ impl Client {
         self.multi_get_with(keys, &ReadOptions::default()).await
     }
 
-    /// [`Self::multi_get`] with options. More than 1024 keys go in several requests.
+    /// [`Self::multi_get`] with options. More than 1024 keys, or more than one answer can hold, go in several requests.
     pub async fn multi_get_with(
         &self,
         keys: impl IntoIterator<Item = impl Into<Bytes>>,
@@ -76,18 +77,25 @@ impl Client {
     ) -> Result<Vec<Option<Value>>, ReadError> {
         let keys: Vec<Bytes> = keys.into_iter().map(Into::into).collect();
         let mut values = Vec::with_capacity(keys.len());
-        for keys in keys.chunks(MULTI_GET_KEYS) {
+        let mut parts: VecDeque<&[Bytes]> = keys.chunks(MULTI_GET_KEYS).collect();
+        while let Some(keys) = parts.pop_front() {
             let request = proto::MultiGetRequest {
                 route: None,
                 tree: self.tree_name(),
                 keys: keys.to_vec(),
                 read: options.to_proto(),
             };
-            match self.session.read(stream_op::Op::MultiGet(request), options).await? {
-                op_result::Result::MultiGet(response) if response.values.len() == keys.len() => {
+            match self.session.read(stream_op::Op::MultiGet(request), options).await {
+                Ok(op_result::Result::MultiGet(response)) if response.values.len() == keys.len() => {
                     values.extend(response.values.into_iter().map(|found| found.value.map(Value::from_proto)));
                 }
-                _ => return Err(mismatched()),
+                Ok(_) => return Err(mismatched()),
+                Err(error) if keys.len() > 1 && matches!(error.refusal(), Refusal::TooLarge { .. }) => {
+                    let (first, second) = keys.split_at(keys.len() / 2);
+                    parts.push_front(second);
+                    parts.push_front(first);
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(values)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::fake::{FakeCluster, Fault};
+use super::fake::{ANSWER_BYTES, FakeCluster, Fault};
 use super::*;
 
 fn options(cluster: &FakeCluster) -> ClientOptions {
@@ -58,6 +58,24 @@ async fn operations_wait_for_a_leader_to_be_elected() {
     assert!(!put.is_finished());
     cluster.fail_over(1, false);
     put.await.expect("runs").expect("writes");
+}
+
+#[tokio::test]
+async fn keys_whose_values_do_not_fit_into_one_answer_are_asked_for_in_parts() {
+    let cluster = FakeCluster::start(1, Some(0)).await;
+    let client = connect(&cluster).await;
+    let keys: Vec<String> = (0..20).map(|i| format!("k{i}")).collect();
+    for (i, key) in keys.iter().enumerate() {
+        client.put(key.clone(), vec![i as u8; ANSWER_BYTES / 3]).await.expect("writes");
+    }
+    let values = client.multi_get(keys).await.expect("reads");
+    for (i, value) in values.into_iter().enumerate() {
+        assert_eq!(value.expect("is there").bytes, vec![i as u8; ANSWER_BYTES / 3]);
+    }
+    // One value that is too large alone is told as such.
+    client.put("huge", vec![0; ANSWER_BYTES + 1]).await.expect("writes");
+    let error = client.multi_get(["k0", "huge"]).await.expect_err("refused");
+    assert!(matches!(error.refusal(), Refusal::TooLarge { .. }), "{error}");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod support;
 mod all_killed;
 mod chaos;
 mod data_directory;
+mod disk_full;
 mod ending;
 mod follower_down;
 mod garbage;

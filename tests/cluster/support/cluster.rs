@@ -78,10 +78,14 @@ impl Cluster {
 
     /// Starts the supervisor without waiting for anything.
     pub fn run(&mut self) {
+        self.run_by(armdb(std::iter::empty::<&str>()));
+    }
+
+    /// As [`Self::run`], with the program and what comes before its arguments given.
+    pub fn run_by(&mut self, mut command: Command) {
         assert!(self.supervisor.is_none(), "it runs already");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).expect("a log");
-        let mut command = armdb(["local", "--plain", "-f"]);
-        command.arg(self.manifest()).arg("--dir").arg(self.dir());
+        command.args(["local", "--plain", "-f"]).arg(self.manifest()).arg("--dir").arg(self.dir());
         command.stdout(log.try_clone().expect("a descriptor")).stderr(log);
         self.supervisor = Some(dies_with_us(&mut command).spawn().expect("armdb local starts"));
     }

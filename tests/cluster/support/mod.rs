@@ -6,6 +6,7 @@ pub mod data;
 pub mod ledger;
 pub mod packages;
 pub mod process;
+pub mod small_disk;
 pub mod writers;
 
 pub use cluster::Cluster;
