@@ -222,29 +222,30 @@ impl Cache {
     }
 
     fn replace(&self, kind: Kind, namespace: Option<&str>, listed: Objects) {
-        let gone_or_changed: Vec<_> = {
+        let changes: Vec<_> = {
             let mut objects = self.objects.write();
             let of_kind = objects.entry(kind).or_default();
-            let before = std::mem::take(of_kind);
-            let mut told = Vec::new();
-            for (key, known) in before {
-                let here = namespace.is_none_or(|namespace| key.namespace == namespace);
-                match listed.get(&key) {
-                    _ if !here => {
-                        of_kind.insert(key, known);
-                    }
-                    Some(now) if now.metadata.resource_version == known.metadata.resource_version => {}
-                    now => told.push((Some(known), now.cloned())),
+            let mut before = std::mem::take(of_kind);
+            let mut changes = Vec::new();
+            for (key, now) in &listed {
+                let known = before.remove(key);
+                let same =
+                    |known: &Arc<DynamicObject>| known.metadata.resource_version == now.metadata.resource_version;
+                if !known.as_ref().is_some_and(same) {
+                    changes.push((known, Some(Arc::clone(now))));
                 }
             }
-            let known: BTreeSet<Key> = told.iter().filter_map(|(_, now)| now.as_deref().map(Key::of)).collect();
-            told.extend(
-                listed.iter().filter(|(key, _)| !known.contains(key)).map(|(_, now)| (None, Some(Arc::clone(now)))),
-            );
+            for (key, known) in before {
+                if namespace.is_none_or(|namespace| key.namespace == namespace) {
+                    changes.push((Some(known), None));
+                } else {
+                    of_kind.insert(key, known);
+                }
+            }
             of_kind.extend(listed);
-            told
+            changes
         };
-        for (before, after) in gone_or_changed {
+        for (before, after) in changes {
             self.tell(kind, before.as_deref(), after.as_deref());
         }
     }

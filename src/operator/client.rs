@@ -60,15 +60,14 @@ impl ErrorKind {
         }
     }
 
-    fn of(error: &kube::Error) -> Self {
-        match error {
-            kube::Error::Api(status) if status.is_not_found() => Self::NotFound,
-            kube::Error::Api(status) if status.is_already_exists() => Self::AlreadyExists,
-            kube::Error::Api(status) if status.is_conflict() => Self::Conflict,
-            kube::Error::Api(status) if status.is_invalid() || status.code == 400 || status.code == 413 => {
-                Self::Invalid
-            }
-            kube::Error::Api(status) if status.is_forbidden() || status.code == 401 => Self::Forbidden,
+    /// By code: of the reasons only one says more, and not every answer has one.
+    fn of(status: &kube::core::Status) -> Self {
+        match status.code {
+            404 => Self::NotFound,
+            409 if status.is_already_exists() => Self::AlreadyExists,
+            409 => Self::Conflict,
+            400 | 413 | 422 => Self::Invalid,
+            401 | 403 => Self::Forbidden,
             _ => Self::Unreachable,
         }
     }
@@ -119,11 +118,8 @@ impl Kube {
         let answered = tokio::time::timeout(self.timeout, request).await;
         let (kind, reason) = match answered {
             Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(kube::Error::Api(status))) => {
-                let kind = ErrorKind::of(&kube::Error::Api(status.clone()));
-                (kind, status.message)
-            }
-            Ok(Err(error)) => (ErrorKind::of(&error), chain(&error)),
+            Ok(Err(kube::Error::Api(status))) => (ErrorKind::of(&status), status.message),
+            Ok(Err(error)) => (ErrorKind::Unreachable, chain(&error)),
             Err(_) => (ErrorKind::Unreachable, format!("no answer within {:?}", self.timeout)),
         };
         self.metrics.api_error(kind);
