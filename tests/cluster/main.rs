@@ -8,11 +8,13 @@ mod support;
 
 mod all_killed;
 mod chaos;
+mod command_line;
 mod data_directory;
 mod disk_full;
 mod ending;
 mod follower_down;
 mod garbage;
+mod increments;
 mod loading;
 mod manifest;
 mod packages;

@@ -40,3 +40,25 @@ async fn of_two_members_either_goes_on_without_the_other_and_takes_it_back() {
     writers.acknowledge(200).await;
     writers.finish().await.compare_everywhere(&cluster).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_one_grows_to_three_and_to_five_while_it_is_written_to() {
+    let mut cluster = Cluster::start(Manifest::members(1)).await;
+    let writers = Writers::start(&cluster, 4).await;
+    for replicas in [3, 5] {
+        writers.acknowledge(200).await;
+        assert!(cluster.end(Signal::TERM).await.success());
+        cluster.change(Manifest::members(replicas));
+        cluster.run();
+        cluster.healthy().await;
+    }
+    // Two of five may go.
+    let followers = cluster.followers().await;
+    let down = [cluster.keep_down(&followers[0].name).await, cluster.keep_down(&followers[1].name).await];
+    writers.acknowledge(200).await;
+    for down in down {
+        down.release();
+    }
+    cluster.healthy().await;
+    writers.finish().await.compare_everywhere(&cluster).await;
+}

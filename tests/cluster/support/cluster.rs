@@ -47,6 +47,12 @@ impl Cluster {
         Self { manifest, home, supervisor: None }
     }
 
+    /// Gives it another manifest for its next run.
+    pub fn change(&mut self, manifest: Manifest) {
+        manifest.write(&self.manifest());
+        self.manifest = manifest;
+    }
+
     /// The cluster's directory.
     pub fn dir(&self) -> PathBuf {
         self.home.path().join("cluster")
