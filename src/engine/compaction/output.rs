@@ -103,7 +103,8 @@ impl<'a> Output<'a> {
         self.file.sync_data().map_err(io_error("sync", &self.path))
     }
 
-    /// Gives it its number and name, under the lock on the set of files; the caller syncs the directory.
+    /// Gives it its number and name, under the lock on the set of files; the switch that lists it syncs the
+    /// directory.
     pub(super) fn name(&mut self, id: u32, slot: u32, epochs: &EpochTable) -> Result<Arc<Segment>, EngineError> {
         let shared = &self.shard.shared;
         let header = SegmentHeader {

@@ -17,6 +17,7 @@ use super::state::Turn;
 use crate::engine::Engine;
 use crate::engine::error::EngineError;
 use crate::engine::options::Retention;
+use crate::engine::segment::Segment;
 use crate::engine::shard::Shard;
 use crate::position::Gsn;
 
@@ -99,36 +100,18 @@ impl Shard {
 
     /// Raises the log's floor as far as retention allows; whether it did. `now` is the worker's clock.
     pub(super) fn raise_floor(&self, turn: &mut Turn, now: Duration) -> Result<bool, EngineError> {
+        // Looked at under this lock, so that whoever holds the floor, or keeps some log, and then asks where the
+        // floor is, can rely on the answer.
+        let mut files = self.files.lock();
         let segments = self.log_segments();
-        let sound = self.applied().min(self.synced());
-        let mut files = Vec::new();
-        for (i, segment) in segments.iter().enumerate() {
-            let end = segment.end().filter(|_| segment.is_listed());
-            let durable = segment.synced.load(Ordering::Acquire);
-            // The newest listed one stays: the log must not lose its end.
-            let follows = segments.get(i + 1).is_some_and(|next| next.is_listed());
-            let releasable = end.is_some_and(|end| durable && follows && end.last.last.gsn <= sound);
-            let since = *turn.ended.entry(segment.id()).or_insert(now);
-            files.push(LogFile {
-                last_gsn: end.map_or(u64::MAX, |end| end.last.last.gsn),
-                bytes: end.map_or(segment.written(), |end| end.len),
-                age: if end.is_some() { now.saturating_sub(since) } else { Duration::ZERO },
-                releasable,
-            });
-            if end.is_none() {
-                turn.ended.remove(&segment.id());
-            }
-        }
-        turn.ended.retain(|id, _| segments.iter().any(|segment| segment.id() == *id));
+        let log = self.log_files(&segments, turn, now);
+        let held = self.shared.floor_hold.lock().is_some_and(|until| Instant::now() < until);
         let wanted = self.housekeeping.keepers.lowest();
         // On a full disk laggards have to take a full copy, so that puts are not refused for their sake.
         let wanted = wanted.filter(|_| !self.shared.puts_refused.load(Ordering::Acquire));
         let retention = &self.shared.options.retention;
         let max_bytes = retention.max_bytes.unwrap_or_else(|| self.default_max_bytes(wanted.is_some()));
-        let Some(floor) = floor(&files, wanted, retention, max_bytes) else { return Ok(false) };
-
-        let mut files = self.files.lock();
-        let held = self.shared.floor_hold.lock().is_some_and(|until| Instant::now() < until);
+        let Some(floor) = floor(&log, wanted, retention, max_bytes) else { return Ok(false) };
         if held || floor <= files.manifest().log_floor {
             return Ok(false);
         }
@@ -144,6 +127,31 @@ impl Shard {
         }
         count(&self.housekeeping.done.floors_raised, 1);
         Ok(true)
+    }
+
+    /// The segments of the log as retention sees them.
+    fn log_files(&self, segments: &[Arc<Segment>], turn: &mut Turn, now: Duration) -> Vec<LogFile> {
+        let sound = self.applied().min(self.synced());
+        let mut files = Vec::new();
+        for (i, segment) in segments.iter().enumerate() {
+            let Some(end) = segment.end().filter(|_| segment.is_listed()) else {
+                let bytes = segment.written();
+                files.push(LogFile { last_gsn: u64::MAX, bytes, age: Duration::ZERO, releasable: false });
+                continue;
+            };
+            // The newest listed one stays: the log must not lose its end.
+            let follows = segments.get(i + 1).is_some_and(|next| next.is_listed());
+            let durable = segment.synced.load(Ordering::Acquire);
+            let since = *turn.ended.entry(segment.id()).or_insert(now);
+            files.push(LogFile {
+                last_gsn: end.last.last.gsn,
+                bytes: end.len,
+                age: now.saturating_sub(since),
+                releasable: durable && follows && end.last.last.gsn <= sound,
+            });
+        }
+        turn.ended.retain(|id, _| segments.iter().any(|segment| segment.id() == *id));
+        files
     }
 
     fn default_max_bytes(&self, asked: bool) -> u64 {

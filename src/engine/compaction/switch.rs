@@ -13,7 +13,7 @@ use super::report::count;
 use crate::engine::error::EngineError;
 use crate::engine::files::Files;
 use crate::engine::index::Location;
-use crate::engine::segment::{Segment, View, io_error};
+use crate::engine::segment::{Segment, View};
 use crate::engine::shard::Shard;
 use crate::engine::shared::is_full;
 use crate::engine::tree::TreeKind;
@@ -80,9 +80,7 @@ impl Shard {
             };
             segments.push(output.name(id, slot, &self.view.load().epochs)?);
         }
-        if !segments.is_empty() {
-            self.shared.disk.sync_dir(&self.dir).map_err(io_error("sync", &self.dir))?;
-        }
+        // The names become durable with the manifest's, by the same sync of the directory, before a slot names it.
         let switched = self.list_outputs(&mut files, inputs, &segments);
         self.judge_switch(switched)?;
         Ok(segments)

@@ -312,6 +312,40 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_has_these_bytes() {
+        let draft = |more, key, value| Draft { more, expires_ms: None, tree: 0, value_type: 0, key, value, ..draft() };
+        let mut out = Vec::new();
+        draft(true, b"a".as_slice(), b"12".as_slice()).encode_stamped(5, &mut out);
+        let delete = Draft { kind: Kind::Delete, ..draft(false, b"b", b"") };
+        delete.encode_stamped(6, &mut out);
+        let golden: [u8; 64] = [
+            5, 0, 0, 0, 0, 0, 0, 0, 0x40, 0x6b, 0xbc, 0xd4, 2, 0, 0, 0, 1, 0, 0, 0, 1, 1, 0, 0, // put, MORE
+            b'a', b'1', b'2', 0, 0, 0, 0, 0, //
+            6, 0, 0, 0, 0, 0, 0, 0, 0xf3, 0x3c, 0x5b, 0x3a, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, // delete, the end
+            b'b', 0, 0, 0, 0, 0, 0, 0,
+        ];
+        assert_eq!(out, golden);
+    }
+
+    #[test]
+    fn a_record_with_every_extension_is_read_and_one_that_its_flags_do_not_account_for_is_not() {
+        let mut golden = vec![9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, EXPIRES | CLIENT, 3, 0];
+        for word in [77u64, 0x1111, 0x2222] {
+            golden.extend_from_slice(&word.to_le_bytes());
+        }
+        golden.extend_from_slice(b"kv\0\0\0\0\0\0");
+        let body = crc32fast::hash(&golden[24..]);
+        stamp(&mut golden, 9, body);
+        let Parsed::Record(record) = Record::parse(&golden) else { panic!("sound") };
+        assert_eq!((record.expires_ms(), record.key(), record.value()), (Some(77), &b"k"[..], &b"v"[..]));
+        for flags in [0, EXPIRES, CLIENT, EXPIRES | CLIENT | 8] {
+            golden[21] = flags;
+            stamp(&mut golden, 9, body);
+            assert!(matches!(Record::parse(&golden), Parsed::Invalid("unknown flags or extensions")), "{flags}");
+        }
+    }
+
+    #[test]
     fn an_unknown_kind_is_refused_even_with_a_right_checksum() {
         let mut out = Vec::new();
         draft().encode(&mut out);

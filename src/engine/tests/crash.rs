@@ -64,6 +64,7 @@ fn check(disk: &Arc<dyn Disk>, model: &Model, options: &EngineOptions, lossy: bo
         model.tail()
     );
     assert_eq!(model.tail_at(gsn), Some(tail), "it ends at a batch's end, with the history that was there");
+    assert_eq!(shard.epoch_table().starts(), model.epochs(gsn), "its epochs are those of the history");
     let applied = shard.applied();
     assert!(applied <= model.commit, "applied {applied}, the commit was {}", model.commit);
     assert!(shard.log_floor() <= applied + 1 && shard.tombstone_floor() <= applied);

@@ -23,6 +23,7 @@ pub(super) struct Entry {
     key: Option<Vec<u8>>,
     /// `None`: a delete. With when it expires.
     value: Option<(Arc<[u8]>, Option<u64>)>,
+    epoch: u64,
     /// The log's end with it, if its batch ends here.
     tail: Option<LogTail>,
 }
@@ -74,6 +75,18 @@ impl Model {
             }
         }
         live
+    }
+
+    /// The version of a key with everything up to `gsn`.
+    fn version(&self, key: &[u8], gsn: u64) -> Option<Version> {
+        let at = self.log[..gsn as usize].iter().rposition(|entry| entry.key.as_deref() == Some(key))?;
+        Some(Version::new(self.log[at].epoch, at as u64 + 1))
+    }
+
+    /// The epochs of the log up to `gsn`.
+    pub(super) fn epochs(&self, gsn: u64) -> Vec<Version> {
+        let entries = self.log[..gsn as usize].iter().zip(1..);
+        entries.filter(|(entry, _)| entry.key.is_none()).map(|(entry, gsn)| Version::new(entry.epoch, gsn)).collect()
     }
 
     fn batch_ends(&self, from: u64, to: u64) -> Vec<u64> {
@@ -175,7 +188,7 @@ impl Run {
     fn open_epoch(&mut self) {
         // An epoch has one leader, also when its entries were truncated away.
         self.epoch = self.epoch.max(self.shard().tail().last.epoch) + 1;
-        let entry = Entry { key: None, value: None, tail: None };
+        let entry = Entry { key: None, value: None, epoch: self.epoch, tail: None };
         self.model().log.push(entry);
         let time_ms = self.model().time_ms;
         let tail = self.shard().open_epoch(self.epoch, time_ms).expect("opened");
@@ -203,7 +216,7 @@ impl Run {
                 )
             };
             batch = batch.op(op);
-            entries.push(Entry { key: Some(k), value, tail: None });
+            entries.push(Entry { key: Some(k), value, epoch: self.epoch, tail: None });
         }
         self.model().log.extend(entries);
         let files = self.shard().log_segments().len();
@@ -349,6 +362,9 @@ pub(super) fn compare_contents(shard: &Shard, model: &Model, gsn: u64) {
     let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
     let values = shard.multi_get(TreeId::DEFAULT, &keys, now_ms).expect("read");
     for (key, value) in keys.iter().zip(values) {
+        if let Some(value) = &value {
+            assert_eq!(Some(value.version), model.version(key, gsn), "at gsn {gsn}: {}", text(key));
+        }
         let value = value.map(|value| value.bytes.to_vec());
         assert_eq!(value.as_ref(), want.get(*key), "at gsn {gsn}: {}", text(key));
     }
