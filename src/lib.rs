@@ -27,4 +27,6 @@ pub mod net;
 pub mod node;
 pub mod position;
 pub mod replication;
+#[cfg(test)]
+mod simulation;
 pub mod topology;

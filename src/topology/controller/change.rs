@@ -57,6 +57,8 @@ const HISTORY: usize = 10;
 pub(super) enum Kind {
     Bootstrap,
     Failover,
+    /// What was left unfinished is finished.
+    Resume,
     Switchover,
     Drain,
     AddVoter,
@@ -72,6 +74,7 @@ impl Kind {
         match self {
             Self::Bootstrap => "Bootstrap",
             Self::Failover => "Failover",
+            Self::Resume => "Resume",
             Self::Switchover => "Switchover",
             Self::Drain => "Drain",
             Self::AddVoter => "AddVoter",
@@ -711,6 +714,7 @@ impl Controller {
         let plan = change.plan;
         let from = change.allocated.last_leading.map(|last| self.name_of(last.sid));
         let to = self.name_of(leader);
+        let moved = change.allocated.last_leading.is_none_or(|last| last.sid != leader);
         let duration = self.now.saturating_sub(plan.since);
         self.tell(
             Severity::Info,
@@ -721,7 +725,8 @@ impl Controller {
             self.history.pop_front();
         }
         self.history.push_back(Transition {
-            kind: plan.kind.name(),
+            // Whatever was left unfinished, another leader is a failover.
+            kind: if plan.kind == Kind::Resume && moved { Kind::Failover } else { plan.kind }.name(),
             from,
             to,
             epoch: change.epoch,

@@ -250,6 +250,11 @@ impl Controller {
         self.deadline
     }
 
+    /// Whether a `ChangeEpoch` is running here.
+    pub fn changing(&self) -> bool {
+        self.change.is_some()
+    }
+
     fn take(&mut self, event: Event) {
         let now = self.now;
         match event {
@@ -361,6 +366,14 @@ impl Controller {
 
     /// Begins `plan` unless it must wait: for its rank, or after failures. True: it began.
     fn propose(&mut self, plan: Plan, base: &Register) -> bool {
+        let reshapes = plan.voters != base.voters || plan.write_quorum != base.write_quorum;
+        let able = plan.voters.iter().filter(|&&sid| self.present(sid, base)).count();
+        if reshapes && able < plan.write_quorum as usize {
+            // W' of the next voters must hold everything first: without them it would only disturb the leader.
+            let text = format!("{}: {able} of the {} members needed for that answer", plan.reason, plan.write_quorum);
+            self.condition("NoQuorum", text);
+            return false;
+        }
         let rank = Duration::from_millis(500) * self.config.rank;
         let due = (self.pending.since(plan.kind, base.epoch, self.now) + rank).max(self.backoff.until());
         if self.now < due {
