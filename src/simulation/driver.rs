@@ -41,13 +41,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn start(
-        &mut self,
-        now: Duration,
-        members: Vec<ExpectedMember>,
-        spec: PartitionSpec,
-        seed: u64,
-    ) -> u64 {
+    pub(super) fn start(&mut self, now: Duration, members: Vec<ExpectedMember>, spec: PartitionSpec, seed: u64) -> u64 {
         self.controller = Some(Controller::new(ControllerConfig {
             name: format!("controller-{}", self.rank),
             rank: self.rank as u32,

@@ -8,25 +8,65 @@ use super::world::{Occurrence, World};
 /// One mishap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    Kill { member: usize, down: Duration },
-    KillAll { down: Duration },
-    Pause { member: usize, time: Duration },
-    Terminate { member: usize },
+    Kill {
+        member: usize,
+        down: Duration,
+    },
+    KillAll {
+        down: Duration,
+    },
+    Pause {
+        member: usize,
+        time: Duration,
+    },
+    Terminate {
+        member: usize,
+    },
     /// Cut off from everybody.
-    Isolate { member: usize, time: Duration },
+    Isolate {
+        member: usize,
+        time: Duration,
+    },
     /// Two do not hear each other, or one does not hear the other.
-    Cut { from: Address, to: Address, both: bool, time: Duration },
-    SlowDisk { member: usize, time: Duration },
-    RaiseFloor { member: usize },
-    RegisterOut { time: Duration },
-    StopController { controller: usize, time: Duration },
-    PauseController { controller: usize, time: Duration },
-    Switchover { controller: usize, target: Option<usize> },
+    Cut {
+        from: Address,
+        to: Address,
+        both: bool,
+        time: Duration,
+    },
+    SlowDisk {
+        member: usize,
+        time: Duration,
+    },
+    RaiseFloor {
+        member: usize,
+    },
+    RegisterOut {
+        time: Duration,
+    },
+    StopController {
+        controller: usize,
+        time: Duration,
+    },
+    PauseController {
+        controller: usize,
+        time: Duration,
+    },
+    Switchover {
+        controller: usize,
+        target: Option<usize>,
+    },
     // Only while nothing else is wrong:
-    Wipe { member: usize },
+    Wipe {
+        member: usize,
+    },
     LoseRegister,
-    RollRegisterBack { states: usize },
-    Replicas { count: u32 },
+    RollRegisterBack {
+        states: usize,
+    },
+    Replicas {
+        count: u32,
+    },
 }
 
 impl Fault {
@@ -75,6 +115,26 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// In the middle of a change of epoch.
+    pub(super) fn ambush(world: &mut World) -> Self {
+        let members = world.places.len() as u64;
+        let controllers = world.drivers.len() as u64;
+        let r = &mut world.random;
+        let member = r.below(members) as usize;
+        let controller = r.below(controllers) as usize;
+        let short = Duration::from_millis(20 + r.below(600));
+        let long = Duration::from_millis(100 + r.below(4000));
+        match r.below(6) {
+            0 => Self::StopController { controller, time: short },
+            1 => Self::PauseController { controller, time: long },
+            2 | 3 => Self::Kill { member, down: short },
+            4 => Self::Pause { member, time: long },
+            _ => Self::Isolate { member, time: long },
+        }
+    }
+}
+
 impl World {
     pub(super) fn apply_fault(&mut self, fault: Fault) {
         self.tell(|| format!("{fault:?}"));
@@ -90,7 +150,8 @@ impl World {
                 "kills of all"
             }
             Fault::Pause { member, time } => {
-                self.places[member].paused_until = self.now + time;
+                let place = &mut self.places[member];
+                place.paused_until = place.paused_until.max(self.now + time);
                 "pauses"
             }
             Fault::Terminate { member } => {
@@ -145,7 +206,8 @@ impl World {
                 "controllers stopped"
             }
             Fault::PauseController { controller, time } => {
-                self.drivers[controller].paused_until = self.now + time;
+                let driver = &mut self.drivers[controller];
+                driver.paused_until = driver.paused_until.max(self.now + time);
                 "controllers paused"
             }
             Fault::Switchover { controller, target } => {

@@ -75,9 +75,7 @@ impl Log {
     pub(super) fn tail_at(&self, gsn: Gsn) -> LogTail {
         match self.at(gsn) {
             None => LogTail::default(),
-            Some(entry) => {
-                LogTail { last: LogPosition::new(entry.epoch, gsn), chain: self.chains[gsn as usize - 1] }
-            }
+            Some(entry) => LogTail { last: LogPosition::new(entry.epoch, gsn), chain: self.chains[gsn as usize - 1] },
         }
     }
 
@@ -124,13 +122,7 @@ impl Log {
     }
 
     pub(super) fn view(&self, commit: Gsn) -> LogView {
-        LogView {
-            state: self.state,
-            tail: self.tail(),
-            commit,
-            log_floor: self.floor,
-            epochs: self.epochs.clone(),
-        }
+        LogView { state: self.state, tail: self.tail(), commit, log_floor: self.floor, epochs: self.epochs.clone() }
     }
 
     pub(super) fn report(&self, commit: Gsn) -> ShardReport {

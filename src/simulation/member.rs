@@ -182,9 +182,13 @@ pub(super) struct Process {
     unsynced_since: Option<Duration>,
     drain: Option<(FenceRequest, Caller, Duration)>,
     pub(super) draining: bool,
-    /// The stream to the leader: its nonce, and whether the logs are joined.
+    /// The newest stream to a leader: what belongs to an earlier one is void.
+    stream: u64,
+    /// A hello that waits for its answer, and since when.
     hello: Option<(u64, Duration)>,
     joined: Option<(u64, Vec<Gsn>)>,
+    /// Came on the stream before the answer's configuration was durable.
+    early: Vec<(Address, Message)>,
     followed_since: Duration,
     leader_gone: bool,
     caught_up: bool,
@@ -223,8 +227,10 @@ impl Process {
             unsynced_since: None,
             drain: None,
             draining: false,
+            stream: 0,
             hello: None,
             joined: None,
+            early: Vec::new(),
             followed_since: Duration::ZERO,
             leader_gone: false,
             caught_up: false,
@@ -362,7 +368,7 @@ impl Process {
         if commit > self.commit[shard] {
             self.commit[shard] = commit;
             let me = self.me();
-            hands.oracle.committed(me, shard, &disk.logs[shard], commit);
+            hands.oracle.committed(me, self.core.promise(), shard, &disk.logs[shard], commit);
             hands.oracle.agrees(me, shard, &disk.logs[shard], commit);
         }
     }
@@ -406,6 +412,10 @@ impl Process {
     // --- messages -----------------------------------------------------------------------------------------
 
     pub(super) fn take(&mut self, disk: &mut Disk, from: Address, message: Message, hands: &mut Hands<'_>) {
+        let joining = self.stream != 0 && self.hello.is_none() && self.joined.is_none();
+        if joining && matches!(message, Message::Chunk { .. } | Message::Copy { .. }) {
+            return self.early.push((from, message));
+        }
         match message {
             Message::Request { id, request } => self.request(disk, (from, id), *request, hands),
             Message::Hello { sid, epoch, nonce, views } => self.hello(disk, from, sid, epoch, nonce, &views, hands),
@@ -424,7 +434,8 @@ impl Process {
             Message::Copy { nonce, epoch, leader, shard, entries } => {
                 self.copy(disk, nonce, (epoch, leader), shard, &entries, hands);
             }
-            Message::Ack { sid, epoch, nonce, durable } => self.ack(disk, sid, epoch, nonce, &durable, hands),
+            Message::Ack { sid, epoch, nonce, durable } => self.ack(disk, from, (sid, epoch, nonce), &durable, hands),
+            Message::Closed { nonce } if nonce == self.stream => self.say_hello(disk, hands),
             Message::Heartbeat { epoch, leader, round, commit, tails } => {
                 self.heartbeat(disk, from, (epoch, leader), round, &commit, &tails, hands);
             }
@@ -449,7 +460,7 @@ impl Process {
                 hands.send(from, Message::Tail { epoch, shard, result });
             }
             Message::Tail { epoch, shard, result } => self.tail(disk, epoch, shard, result, hands),
-            Message::Reply { .. } | Message::Report(_) => {}
+            Message::Closed { .. } | Message::Reply { .. } | Message::Report(_) => {}
         }
     }
 
@@ -579,17 +590,22 @@ impl Process {
                 }
                 let before = self.core.following().cloned();
                 let result = self.core.finish_follow(step);
-                if result.is_ok() && (before.as_ref() != self.core.following() || before.is_none()) {
+                if result.is_ok() && before.as_ref() != self.core.following() {
                     self.followed_since = now;
                     self.leader_gone = false;
+                    self.say_hello(disk, hands);
                 }
                 answer = Some((caller, result.map(|standing| Reply::Done(StandingReply { standing }))));
-                self.say_hello(disk, hands);
             }
             Running::Learn(change, joining) => {
                 change.apply(&mut disk.meta);
                 self.core.config_persisted(&change);
-                self.join(disk, *joining, hands);
+                if joining.nonce == self.stream && self.core.follows(joining.epoch, joining.leader) {
+                    self.join(disk, *joining, hands);
+                    for (from, message) in std::mem::take(&mut self.early) {
+                        self.take(disk, from, message, hands);
+                    }
+                }
             }
         }
         if let Some(((to, id), result)) = answer {
@@ -638,6 +654,7 @@ impl Process {
             RoleChange::StreamEnds => {}
         }
         if *change != RoleChange::None {
+            self.stream = 0;
             self.joined = None;
             self.hello = None;
         }
@@ -654,6 +671,8 @@ impl Process {
     fn say_hello(&mut self, disk: &Disk, hands: &mut Hands<'_>) {
         let Some((leader, epoch, _)) = self.leader_address() else { return };
         let nonce = hands.random.next();
+        self.stream = nonce;
+        self.early.clear();
         self.joined = None;
         self.hello = Some((nonce, self.clock(hands.now)));
         let views = disk.logs.iter().zip(&self.commit).map(|(l, &c)| l.view(c)).collect();
@@ -909,16 +928,26 @@ impl Process {
         }
     }
 
-    fn ack(&mut self, disk: &mut Disk, sid: Sid, epoch: Epoch, nonce: u64, durable: &[Gsn], hands: &mut Hands<'_>) {
+    fn ack(
+        &mut self,
+        disk: &Disk,
+        from: Address,
+        (sid, epoch, nonce): (Sid, Epoch, u64),
+        durable: &[Gsn],
+        hands: &mut Hands<'_>,
+    ) {
         let now = self.clock(hands.now);
         if !self.core.leads(epoch) {
             return;
         }
-        if let Some(session) = self.sessions.get_mut(&sid).filter(|s| s.nonce == nonce) {
-            session.heard = now;
-            for (known, &gsn) in session.durable.iter_mut().zip(durable) {
-                *known = (*known).max(gsn);
+        match self.sessions.get_mut(&sid).filter(|s| s.nonce == nonce) {
+            Some(session) => {
+                session.heard = now;
+                for (known, &gsn) in session.durable.iter_mut().zip(durable) {
+                    *known = (*known).max(gsn);
+                }
             }
+            None => hands.send(from, Message::Closed { nonce }),
         }
         let mut risen = false;
         if let Some(quorum) = &mut self.quorum {

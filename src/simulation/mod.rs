@@ -16,7 +16,6 @@ mod faults;
 mod log;
 mod member;
 mod oracle;
-mod scenarios;
 mod seeds;
 mod store;
 mod wire;
@@ -39,12 +38,4 @@ enum Mutant {
     AssembleWithoutPromise,
     /// R16: "definitely not" on truncation.
     TruncationIsAnAnswer,
-    /// R5: one answer less than R is enough.
-    FenceWithOneLess,
-    /// R7: the longest log wins, whatever its epoch.
-    LongestLogWins,
-    /// R5 (b): a leader that was restarted counts as a read quorum by itself.
-    RestartedLeaderIsAQuorum,
-    /// A new leader does not wait for leases that are out.
-    NoLeaseWait,
 }

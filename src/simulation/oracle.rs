@@ -13,6 +13,8 @@ use crate::position::{Epoch, Gsn};
 #[derive(Debug)]
 pub(super) struct Oracle {
     truth: Vec<Vec<Entry>>,
+    /// The epoch that each of those was counted in first.
+    counted_in: Vec<Vec<Epoch>>,
     place: BTreeMap<Op, (usize, Gsn)>,
     leaders: BTreeMap<Epoch, Sid>,
     acknowledged: BTreeSet<Op>,
@@ -26,6 +28,7 @@ impl Oracle {
     pub(super) fn new(shards: usize) -> Self {
         Self {
             truth: vec![Vec::new(); shards],
+            counted_in: vec![Vec::new(); shards],
             place: BTreeMap::new(),
             leaders: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
@@ -46,8 +49,8 @@ impl Oracle {
         }
     }
 
-    /// `who` knows that `log` is committed up to `commit`.
-    pub(super) fn committed(&mut self, who: Sid, shard: usize, log: &Log, commit: Gsn) {
+    /// `who` learnt in `epoch` that `log` is committed up to `commit`.
+    pub(super) fn committed(&mut self, who: Sid, epoch: Epoch, shard: usize, log: &Log, commit: Gsn) {
         let truth = &mut self.truth[shard];
         let known = truth.len();
         let commit = commit as usize;
@@ -66,6 +69,7 @@ impl Oracle {
         }
         for (gsn, &entry) in (known as Gsn + 1..).zip(&log.entries()[known..commit]) {
             truth.push(entry);
+            self.counted_in[shard].push(epoch);
             if entry.op == BARRIER {
                 continue;
             }
@@ -99,9 +103,12 @@ impl Oracle {
             self.broken(|| format!("epoch {epoch} has two leaders, {first} and {who}"));
         }
         for (shard, log) in logs.iter().enumerate() {
-            let truth = &self.truth[shard];
-            if log.entries().len() < truth.len() || log.entries()[..truth.len()] != truth[..] {
-                let (have, want) = (log.entries().len(), truth.len());
+            // A late PROMOTE of an epoch that is over makes a leader that can commit nothing: what later epochs
+            // committed it need not have.
+            let want = self.counted_in[shard].iter().rposition(|&e| e < epoch).map_or(0, |last| last + 1);
+            let truth = &self.truth[shard][..want];
+            if log.entries().len() < want || log.entries()[..want] != *truth {
+                let have = log.entries().len();
                 self.broken(|| {
                     format!("{who} leads epoch {epoch} without all of shard {shard}: {want} are committed, it has {have} or others")
                 });

@@ -36,7 +36,13 @@ pub(super) struct Plan {
     pub(super) loss_permille: u64,
     pub(super) duplicate_permille: u64,
     pub(super) late_permille: u64,
-    /// Which things go wrong by themselves.
+    /// Of messages that are late, this many by seconds.
+    pub(super) very_late_permille: u64,
+    /// The longest time between two faults.
+    pub(super) calm_ms: u64,
+    /// How often something happens just after the register was written.
+    pub(super) ambush_permille: u64,
+    /// Whether things go wrong by themselves.
     pub(super) faults: bool,
     /// Volumes are replaced, the register is lost, the voters' number changes.
     pub(super) upheavals: bool,
@@ -57,27 +63,13 @@ impl Plan {
             rough: Duration::from_millis(4000 + random.below(8000)),
             loss_permille: [0, 0, 5, 30][random.below(4) as usize],
             duplicate_permille: [0, 10, 50][random.below(3) as usize],
-            late_permille: [0, 10, 50][random.below(3) as usize],
+            late_permille: [0, 10, 50, 150][random.below(4) as usize],
+            very_late_permille: [0, 100, 300][random.below(3) as usize],
+            calm_ms: [100, 300, 700][random.below(3) as usize],
+            ambush_permille: [0, 100, 400][random.below(3) as usize],
             faults: true,
             upheavals: random.chance(400),
             mutant: None,
-        }
-    }
-
-    /// Nothing goes wrong by itself.
-    pub(super) fn calm(members: usize) -> Self {
-        Self {
-            members,
-            controllers: 1,
-            shards: 1,
-            ack: AckRule::Quorum,
-            rough: Duration::ZERO,
-            loss_permille: 0,
-            duplicate_permille: 0,
-            late_permille: 0,
-            faults: false,
-            upheavals: false,
-            ..Self::of_seed(1)
         }
     }
 }
@@ -85,28 +77,77 @@ impl Plan {
 /// Something that is going to happen.
 #[derive(Debug)]
 pub(super) enum Occurrence {
-    Arrive { from: Address, to: Address, message: Message },
-    Timer { member: usize, life: u64, timer: Timer },
-    Tick { controller: usize, life: u64 },
+    Arrive {
+        from: Address,
+        to: Address,
+        message: Message,
+    },
+    Timer {
+        member: usize,
+        life: u64,
+        timer: Timer,
+    },
+    Tick {
+        controller: usize,
+        life: u64,
+    },
     /// A register operation reaches the store, or its outcome the controller.
-    Read { controller: usize, life: u64 },
-    Swap { controller: usize, life: u64, expected: Option<Version>, register: Box<Register>, lost: bool },
-    Tell { controller: usize, life: u64, event: Box<Event> },
+    Read {
+        controller: usize,
+        life: u64,
+    },
+    Swap {
+        controller: usize,
+        life: u64,
+        expected: Option<Version>,
+        register: Box<Register>,
+        lost: bool,
+    },
+    Tell {
+        controller: usize,
+        life: u64,
+        event: Box<Event>,
+    },
     /// A call had its time.
-    Deadline { controller: usize, life: u64, id: u64 },
+    Deadline {
+        controller: usize,
+        life: u64,
+        id: u64,
+    },
     /// Controllers look at health streams.
     Watch,
     /// A member finds its leader's process gone.
-    Gone { member: usize, life: u64, leader: usize },
+    Gone {
+        member: usize,
+        life: u64,
+        leader: usize,
+    },
     Client,
-    ReadEnds { member: usize, life: u64, applied: Vec<Gsn>, required: Vec<Gsn> },
+    ReadEnds {
+        member: usize,
+        life: u64,
+        applied: Vec<Gsn>,
+        required: Vec<Gsn>,
+    },
     Fault,
-    Start { member: usize },
-    StartController { controller: usize },
-    Unblock { link: (Address, Address) },
+    Ambush,
+    Start {
+        member: usize,
+    },
+    StartController {
+        controller: usize,
+    },
+    Unblock {
+        link: (Address, Address),
+    },
     RegisterBack,
-    DiskBack { member: usize },
-    Exit { member: usize, life: u64 },
+    DiskBack {
+        member: usize,
+    },
+    Exit {
+        member: usize,
+        life: u64,
+    },
 }
 
 struct Queued {
@@ -362,8 +403,14 @@ impl World {
                 if self.rough {
                     let fault = Fault::random(self);
                     self.apply_fault(fault);
-                    let after = Duration::from_millis(20 + self.random.below(700));
+                    let after = Duration::from_millis(20 + self.random.below(self.plan.calm_ms));
                     self.schedule(after, Occurrence::Fault);
+                }
+            }
+            Occurrence::Ambush => {
+                if self.rough {
+                    let fault = Fault::ambush(self);
+                    self.apply_fault(fault);
                 }
             }
             Occurrence::Start { member } => self.start(member),
@@ -382,12 +429,7 @@ impl World {
     }
 
     /// Lets a process do something with its disk, and carries out what it wishes.
-    fn with(
-        &mut self,
-        member: usize,
-        life: Option<u64>,
-        action: impl FnOnce(&mut Process, &mut Disk, &mut Hands<'_>),
-    ) {
+    fn with(&mut self, member: usize, life: Option<u64>, action: impl FnOnce(&mut Process, &mut Disk, &mut Hands<'_>)) {
         let place = &mut self.places[member];
         if life.is_some_and(|life| life != place.life) {
             return;
@@ -424,9 +466,10 @@ impl World {
     }
 
     /// When something sent now arrives. What is late arrives out of order.
-    fn travel(&mut self, from: Address, to: Address) -> Duration {
-        if self.rough && self.random.chance(self.plan.late_permille) {
-            return Duration::from_micros(20_000 + self.random.below(400_000));
+    fn travel(&mut self, from: Address, to: Address, stream: bool) -> Duration {
+        if !stream && self.rough && self.random.chance(self.plan.late_permille) {
+            let most = if self.random.chance(self.plan.very_late_permille) { 4_000_000 } else { 400_000 };
+            return Duration::from_micros(20_000 + self.random.below(most));
         }
         let soon = self.now + self.delay();
         let last = self.last_arrival.entry((from, to)).or_default();
@@ -442,12 +485,12 @@ impl World {
             self.count("lost messages");
             return;
         }
-        let after = self.travel(from, to);
-        // A health stream is a stream: an overtaken report would be one of an earlier connection.
-        let once = matches!(message, Message::Report(_));
-        if !once && self.rough && self.random.chance(self.plan.duplicate_permille) {
+        // A health stream is a stream: what overtakes it is of a later connection, which begins when it ended.
+        let stream = matches!(message, Message::Report(_));
+        let after = self.travel(from, to, stream);
+        if !stream && self.rough && self.random.chance(self.plan.duplicate_permille) {
             self.count("duplicated messages");
-            let again = self.travel(from, to);
+            let again = self.travel(from, to, false);
             self.schedule(again, Occurrence::Arrive { from, to, message: message.clone() });
         }
         self.schedule(after, Occurrence::Arrive { from, to, message });
@@ -456,6 +499,9 @@ impl World {
     fn arrive(&mut self, from: Address, to: Address, message: Message) {
         if self.blocked.contains(&(from, to)) {
             return;
+        }
+        if let Some(brief) = message.brief() {
+            self.tell(|| format!("{from} -> {to}: {brief}"));
         }
         match to {
             Address::Member(member) => {
@@ -605,6 +651,10 @@ impl World {
                 register.voters.len()
             )
         });
+        if self.rough && self.random.chance(self.plan.ambush_permille) {
+            let after = Duration::from_micros(self.random.below(40_000));
+            self.schedule(after, Occurrence::Ambush);
+        }
         if let (Phase::Leading, Some(leader)) = (register.phase, register.leader) {
             self.oracle.decided(leader, register.epoch);
             if !register.voters.contains(&leader) {
@@ -810,7 +860,8 @@ impl World {
             self.holder(sid).is_some_and(|n| {
                 let place = &self.places[n];
                 place.disk.is_ready()
-                    && (n == leader || place.process.as_ref().is_some_and(|p| p.joined() && p.core.following().is_some()))
+                    && (n == leader
+                        || place.process.as_ref().is_some_and(|p| p.joined() && p.core.following().is_some()))
             })
         };
         register.voters.iter().all(sound)
@@ -819,19 +870,17 @@ impl World {
             && self.places[leader].process.as_ref().is_some_and(|p| !p.draining)
     }
 
-    /// Ends everything that goes wrong.
+    /// Ends everything that goes wrong; pauses take their time.
     pub(super) fn heal(&mut self) {
         self.rough = false;
         self.blocked.clear();
         self.store.out = false;
         for member in 0..self.places.len() {
-            self.places[member].paused_until = self.now;
             self.places[member].slow_disk = false;
             self.places[member].kept_down = false;
             self.start(member);
         }
         for controller in 0..self.drivers.len() {
-            self.drivers[controller].paused_until = self.now;
             if !self.drivers[controller].alive() {
                 self.start_controller(controller);
             }

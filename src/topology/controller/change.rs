@@ -661,10 +661,8 @@ impl Controller {
                     Ok(Reply::Refused(why, _)) => {
                         f.refused.insert(sid, format!("{name}: {why}"));
                     }
-                    Ok(_) => {
-                        f.refused.insert(sid, format!("{name} shows copied or other storage"));
-                    }
-                    Err(_) => {
+                    // Of a process that was seen to have ended, or of a copy of the storage: void, asked again.
+                    Ok(_) | Err(_) => {
                         f.asked.insert(sid, Asked::Failed { again: now + AGAIN });
                     }
                 }

@@ -239,6 +239,11 @@ impl Controller {
                 self.wake(until);
                 return None;
             }
+            if self.register.as_of() < until {
+                // It may be finished, and only this copy old.
+                self.register.doubt();
+                return None;
+            }
         }
         let (kind, reason, since) = match &self.unfinished {
             Some((attempt, Kind::Failover, reason, since)) if Some(*attempt) == register.attempt => {

@@ -303,6 +303,10 @@ impl Controller {
                 break;
             }
         }
+        // What came into doubt meanwhile is read at once.
+        if let Some(at) = self.register.pump(self.now, self.change.is_none(), &mut self.actions) {
+            self.wake(at);
+        }
         self.upkeep();
     }
 
@@ -379,6 +383,11 @@ impl Controller {
         if self.now < due {
             self.wake(due);
             return false;
+        }
+        if self.config.rank > 0 && self.register.as_of() < due {
+            // Somebody of a lower rank has probably begun meanwhile.
+            self.register.doubt();
+            return true;
         }
         self.begin(plan, base);
         true
