@@ -44,6 +44,8 @@ pub(super) enum Fault {
     RegisterOut {
         time: Duration,
     },
+    /// Something that was said lately is said again.
+    Replay,
     StopController {
         controller: usize,
         time: Duration,
@@ -87,7 +89,7 @@ impl Fault {
                 _ => Self::Replicas { count: 1 + r.below(5) as u32 },
             };
         }
-        match r.below(28) {
+        match r.below(33) {
             0..=5 => Self::Kill { member, down: short },
             6 => Self::KillAll { down: short },
             7..=9 => Self::Pause { member, time: long },
@@ -106,7 +108,8 @@ impl Fault {
             19 => Self::RaiseFloor { member },
             20 => Self::RegisterOut { time: short },
             21 | 22 => Self::StopController { controller, time: short },
-            23 => Self::PauseController { controller, time: short },
+            23..=27 => Self::Replay,
+            28 => Self::PauseController { controller, time: short },
             _ => {
                 let target = r.chance(500).then_some(member);
                 Self::Switchover { controller, target }
@@ -125,7 +128,8 @@ impl Fault {
         let controller = r.below(controllers) as usize;
         let short = Duration::from_millis(20 + r.below(600));
         let long = Duration::from_millis(100 + r.below(4000));
-        match r.below(6) {
+        match r.below(8) {
+            6 | 7 => Self::Replay,
             0 => Self::StopController { controller, time: short },
             1 => Self::PauseController { controller, time: long },
             2 | 3 => Self::Kill { member, down: short },
@@ -183,9 +187,11 @@ impl World {
                 "slow disks"
             }
             Fault::RaiseFloor { member } => {
+                // Retention is long: where volumes get lost, no voter is behind it at the same time.
+                let early = self.plan.upheavals && !self.calm();
                 let place = &mut self.places[member];
                 // Not while a promise is open: whoever promised may be asked for its log.
-                let settled = place.process.as_ref().is_some_and(|p| p.leads() || p.joined());
+                let settled = !early && place.process.as_ref().is_some_and(|p| p.leads() || p.joined());
                 if let (true, Some(process)) = (settled, &place.process) {
                     for (log, &commit) in place.disk.logs.iter_mut().zip(process.commits()) {
                         log.floor = log.floor.max(commit.min(log.durable) + 1);
@@ -197,6 +203,16 @@ impl World {
                 self.store.out = true;
                 self.later(time, Occurrence::RegisterBack);
                 "register outages"
+            }
+            Fault::Replay => {
+                let count = self.overheard.len() as u64;
+                for _ in 0..6.min(count) {
+                    let which = self.random.below(count) as usize;
+                    if let Some((from, to, message)) = self.overheard.get(which).cloned() {
+                        self.send(from, to, message);
+                    }
+                }
+                "replays"
             }
             Fault::StopController { controller, time } => {
                 if self.drivers[controller].alive() {

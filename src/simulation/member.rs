@@ -1042,19 +1042,25 @@ impl Process {
         result: Result<(Gsn, Vec<Entry>), Refusal>,
         hands: &mut Hands<'_>,
     ) {
-        let Some(a) = &mut self.assembling else { return };
         let unchecked = hands.mutant == Some(Mutant::AssembleWithoutPromise);
+        if unchecked && !self.leads() {
+            if let Ok((from, entries)) = &result {
+                if *from >= self.commit[shard] && *from <= disk.logs[shard].len() {
+                    self.cut(disk, shard, *from, hands);
+                    for &entry in entries {
+                        disk.logs[shard].append(entry);
+                    }
+                    self.appended(disk, hands);
+                }
+            }
+        }
+        let Some(a) = &mut self.assembling else { return };
         if a.request.epoch != epoch || a.asked.is_none_or(|(asked, _)| asked != shard) {
             return;
         }
         a.asked = None;
         let caller = a.caller;
-        let joined = result.and_then(|(from, entries)| {
-            if !unchecked {
-                self.core.check_promise(epoch)?;
-            }
-            Ok((from, entries))
-        });
+        let joined = result.and_then(|tail| self.core.check_assemble(epoch).map(|()| tail));
         match joined {
             Ok((from, entries)) => {
                 if from < self.commit[shard] {
@@ -1091,7 +1097,7 @@ impl Process {
         }
         let reports: Vec<_> = disk.logs.iter().zip(&self.commit).map(|(l, &c)| l.report(c)).collect();
         let targets: Vec<LogTail> = a.request.targets.iter().map(|t| t.tail).collect();
-        let result = self.core.check_promise(a.request.epoch).and_then(|()| {
+        let result = self.core.check_assemble(a.request.epoch).and_then(|()| {
             if MemberCore::at_targets(&reports, &targets) {
                 Ok(Reply::Assembled(AssembleReply { standing: self.core.standing(), tails: targets }))
             } else {

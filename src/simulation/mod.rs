@@ -16,6 +16,7 @@ mod faults;
 mod log;
 mod member;
 mod oracle;
+mod scenarios;
 mod seeds;
 mod store;
 mod wire;

@@ -168,6 +168,11 @@ impl Oracle {
         }
     }
 
+    /// Whether a client was told that `op` is done.
+    pub(super) fn is_acknowledged(&self, op: Op) -> bool {
+        self.acknowledged.contains(&op)
+    }
+
     /// How many writes were acknowledged.
     pub(super) fn acknowledged(&self) -> usize {
         self.acknowledged.len()

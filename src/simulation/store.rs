@@ -11,12 +11,14 @@ pub(super) struct Store {
     decoded: Option<Register>,
     /// Cannot be reached.
     pub(super) out: bool,
+    /// Does what it is told and says that nobody knows.
+    pub(super) forgetful: bool,
     earlier: Vec<Register>,
 }
 
 impl Store {
     pub(super) fn new(version: u64) -> Self {
-        Self { version: version >> 1, state: None, decoded: None, out: false, earlier: Vec::new() }
+        Self { version: version >> 1, state: None, decoded: None, out: false, forgetful: false, earlier: Vec::new() }
     }
 
     /// The register as it is, for whoever looks from outside.

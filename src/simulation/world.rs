@@ -5,7 +5,7 @@
 //! serve, everybody must follow, and nothing that was acknowledged may be missing.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use super::Mutant;
@@ -70,6 +70,23 @@ impl Plan {
             faults: true,
             upheavals: random.chance(400),
             mutant: None,
+        }
+    }
+
+    /// Nothing goes wrong by itself.
+    pub(super) fn calm(members: usize) -> Self {
+        Self {
+            members,
+            controllers: 1,
+            shards: 1,
+            ack: AckRule::Quorum,
+            loss_permille: 0,
+            duplicate_permille: 0,
+            late_permille: 0,
+            ambush_permille: 0,
+            faults: false,
+            upheavals: false,
+            ..Self::of_seed(1)
         }
     }
 }
@@ -181,6 +198,8 @@ pub(super) struct Place {
     pub(super) life: u64,
     pub(super) paused_until: Duration,
     pub(super) slow_disk: bool,
+    /// No sync ends any more.
+    pub(super) stuck_disk: bool,
     /// Held back by a test.
     pub(super) kept_down: bool,
 }
@@ -197,6 +216,8 @@ pub(super) struct World {
     pub(super) store: Store,
     pub(super) oracle: Oracle,
     blocked: BTreeSet<(Address, Address)>,
+    /// What was said lately and may be said again by the network.
+    pub(super) overheard: VecDeque<(Address, Address, Message)>,
     /// Streams deliver in order, except what is late.
     last_arrival: BTreeMap<(Address, Address), Duration>,
     pub(super) spec: PartitionSpec,
@@ -205,12 +226,17 @@ pub(super) struct World {
     next_request: u64,
     pub(super) rough: bool,
     pub(super) clients: bool,
+    /// Alarms are what the test is about.
+    pub(super) expect_alarms: bool,
     /// A number that differs as soon as two histories do.
     pub(super) trace: u64,
     pub(super) steps: u64,
     pub(super) told: Option<Vec<String>>,
     pub(super) counts: BTreeMap<&'static str, u64>,
 }
+
+/// How much the network remembers.
+const OVERHEARD: usize = 48;
 
 pub(super) const CLUSTER: ClusterId = ClusterId(0xc1);
 
@@ -233,8 +259,10 @@ impl World {
             store,
             oracle: Oracle::new(plan.shards),
             blocked: BTreeSet::new(),
+            overheard: VecDeque::new(),
             last_arrival: BTreeMap::new(),
             clients: true,
+            expect_alarms: false,
             spec,
             next_op: 1,
             next_sid: 1,
@@ -286,6 +314,7 @@ impl World {
             life: 0,
             paused_until: Duration::ZERO,
             slow_disk: false,
+            stuck_disk: false,
             kept_down: false,
         });
         let after = Duration::from_millis(self.random.below(50));
@@ -354,6 +383,9 @@ impl World {
             Occurrence::Timer { member, life, timer } => {
                 if let Some(delay) = self.paused(member) {
                     return self.schedule(delay, Occurrence::Timer { member, life, timer });
+                }
+                if self.places[member].stuck_disk && timer == Timer::Synced {
+                    return;
                 }
                 self.with(member, Some(life), |p, d, h| p.timer(d, timer, h));
             }
@@ -481,6 +513,13 @@ impl World {
         if self.blocked.contains(&(from, to)) {
             return;
         }
+        if self.rough && matches!(message, Message::Request { .. } | Message::Tail { .. } | Message::Ack { .. }) {
+            if self.overheard.len() >= OVERHEARD {
+                let forgotten = self.random.below(OVERHEARD as u64) as usize;
+                self.overheard.remove(forgotten);
+            }
+            self.overheard.push_back((from, to, message.clone()));
+        }
         if self.rough && self.random.chance(self.plan.loss_permille) {
             self.count("lost messages");
             return;
@@ -567,7 +606,7 @@ impl World {
 
     // --- controllers --------------------------------------------------------------------------------------
 
-    fn start_controller(&mut self, controller: usize) {
+    pub(super) fn start_controller(&mut self, controller: usize) {
         let (members, spec, seed) = (self.expected(), self.spec.clone(), self.random.next());
         let life = self.drivers[controller].start(self.now, members, spec, seed);
         self.feed(controller, life, Event::Tick);
@@ -596,7 +635,7 @@ impl World {
                     self.call(controller, life, request_id, &member, timeout, *request);
                 }
                 Action::Tell(notice) => {
-                    if notice.severity == crate::topology::notice::Severity::Alarm {
+                    if notice.severity == crate::topology::notice::Severity::Alarm && !self.expect_alarms {
                         self.oracle.broken(|| format!("controller {controller}: {notice}"));
                     }
                     self.tell(|| format!("controller {controller}: {notice}"));
@@ -634,7 +673,11 @@ impl World {
             if let CasOutcome::Written(_) = outcome {
                 self.written(register);
             }
-            if lost { CasOutcome::Unknown("no answer".into()) } else { outcome }
+            if lost || self.store.forgetful && matches!(outcome, CasOutcome::Written(_)) {
+                CasOutcome::Unknown("no answer".into())
+            } else {
+                outcome
+            }
         };
         if life != u64::MAX {
             self.tell_later(controller, life, Event::CasDone(outcome));
@@ -686,10 +729,19 @@ impl World {
     pub(super) fn ask(&mut self, controller: usize, target: Option<usize>) -> String {
         let id = format!("request-{}", self.next_request);
         self.next_request += 1;
-        let request = ControlRequest::Switchover { target: target.map(member_name), id: id.clone() };
+        self.hand(controller, target, &id);
+        id
+    }
+
+    /// Hands a wish over that was handed over before.
+    pub(super) fn ask_again(&mut self, controller: usize, id: &str) {
+        self.hand(controller, None, id);
+    }
+
+    fn hand(&mut self, controller: usize, target: Option<usize>, id: &str) {
+        let request = ControlRequest::Switchover { target: target.map(member_name), id: id.to_owned() };
         let life = self.drivers[controller].life;
         self.feed(controller, life, Event::Request(request));
-        id
     }
 
     /// The owner wants so many voters.
@@ -856,12 +908,15 @@ impl World {
     /// Nothing is going on and nobody is missing: a volume may be taken away.
     pub(super) fn calm(&self) -> bool {
         let (Some(register), Some(leader)) = (self.store.present(), self.leader()) else { return false };
+        let commits = self.places[leader].process.as_ref().map(|p| p.commits().to_vec()).unwrap_or_default();
         let sound = |&sid: &Sid| {
             self.holder(sid).is_some_and(|n| {
                 let place = &self.places[n];
+                let whole = place.disk.logs.iter().zip(&commits).all(|(log, &commit)| log.durable >= commit);
                 place.disk.is_ready()
-                    && (n == leader
-                        || place.process.as_ref().is_some_and(|p| p.joined() && p.core.following().is_some()))
+                    && whole
+                    && self.paused(n).is_none()
+                    && (n == leader || place.process.as_ref().is_some_and(|p| p.joined() && !p.draining))
             })
         };
         register.voters.iter().all(sound)

@@ -291,7 +291,6 @@ impl Controller {
 
     fn decide(&mut self) {
         self.deadline = None;
-        self.conditions.clear();
         // Each round either waits for something or ends or begins a change; two of those a step are plenty.
         for _ in 0..4 {
             let idle = self.change.is_none();
@@ -313,8 +312,10 @@ impl Controller {
     /// No change is running: should one? True: look again.
     fn consider(&mut self) -> bool {
         if !self.register.settled() {
+            // What was found last stands until something else is found.
             return false;
         }
+        self.conditions.clear();
         let register = match self.register.known() {
             Known::Unread => return false,
             Known::Absent => {
