@@ -32,4 +32,6 @@ pub mod node;
 pub mod operator;
 pub mod position;
 pub mod replication;
+#[cfg(test)]
+mod simulation;
 pub mod topology;

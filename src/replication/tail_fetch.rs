@@ -1,8 +1,8 @@
 //! ASSEMBLE: a candidate pulls the tails it lacks from donors that promised the same epoch.
 //!
 //! The donor finds the last common position from both epoch tables and gives what follows it, up to the target.
-//! The promise is asked again on both sides before every batch (R6): an attempt that was superseded changes
-//! nothing any more.
+//! Both sides ask again before every batch (R6): an attempt that was superseded, or whose epoch this member
+//! follows already, changes nothing any more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +51,7 @@ pub(crate) async fn assemble(state: &Arc<MemberState>, request: AssembleRequest)
     let shards = state.shard_reports();
     let targets: Vec<LogTail> = request.targets.iter().map(|target| target.tail).collect();
     let core = state.core.lock();
-    core.check_promise(request.epoch)?;
+    core.check_assemble(request.epoch)?;
     if let Some((shard, (have, want))) =
         (0..).zip(shards.iter().zip(&targets)).find(|(_, (have, want))| have.tail != **want)
     {
@@ -107,7 +107,7 @@ async fn cut(state: &Arc<MemberState>, epoch: Epoch, shard: u16, to: Gsn) -> Res
     let cut = tokio::task::spawn_blocking(move || {
         let _append = cutting.append_lock(shard).lock();
         let own = cutting.shard(shard);
-        cutting.core.lock().check_promise(epoch)?;
+        cutting.core.lock().check_assemble(epoch)?;
         if own.tail_gsn() == to {
             return Ok(());
         }
@@ -123,7 +123,7 @@ async fn cut(state: &Arc<MemberState>, epoch: Epoch, shard: u16, to: Gsn) -> Res
 
 fn append(state: &MemberState, epoch: Epoch, shard: u16, chunk: WireChunk) -> Result<(), Refusal> {
     let _append = state.append_lock(shard).lock();
-    state.core.lock().check_promise(epoch)?;
+    state.core.lock().check_assemble(epoch)?;
     let chunk = LogChunk {
         shard,
         epoch: chunk.epoch,

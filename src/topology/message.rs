@@ -325,8 +325,9 @@ pub enum Refusal {
     /// It leads this very epoch already.
     #[error("this member leads epoch {0} already")]
     AlreadyLeading(Epoch),
-    /// It led this epoch in an earlier life: an epoch is never led twice.
-    #[error("epoch {0} was led here before; an epoch is never led twice")]
+    /// The request is of a step that is over here: this member led this epoch in an earlier life (an epoch is never
+    /// led twice), or follows in it.
+    #[error("epoch {0} was led here before or is followed here: this step of it is over")]
     Obsolete(Epoch),
     /// Its logs are not at the targets.
     #[error("shard {shard} ends at {have:?}, the target is {want:?}")]

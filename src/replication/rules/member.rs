@@ -401,19 +401,28 @@ impl MemberCore {
     pub fn begin_assemble(&mut self, request: &AssembleRequest, states: &[DataState]) -> Result<(), Refusal> {
         self.check_envelope(&request.envelope)?;
         self.check_initialised()?;
-        self.check_promise(request.epoch)?;
-        if self.leads(request.epoch) {
-            return Err(Refusal::AlreadyLeading(request.epoch));
-        }
+        self.check_assemble(request.epoch)?;
         check_states(states)?;
-        if self.following.is_none() {
-            self.role = Role::Assembling;
+        self.role = Role::Assembling;
+        Ok(())
+    }
+
+    /// Asked under the append lock before every batch and every cut of an ASSEMBLE (R6). An epoch's ASSEMBLE is over
+    /// for whoever leads or follows in it: a late or repeated one would cut what was acknowledged since. A restart
+    /// forgets whom it followed, but not the configuration that it persisted before its first acknowledgement.
+    pub fn check_assemble(&self, epoch: Epoch) -> Result<(), Refusal> {
+        self.check_promise(epoch)?;
+        if self.leads(epoch) {
+            return Err(Refusal::AlreadyLeading(epoch));
+        }
+        let joined = self.durable.last_config.as_ref().is_some_and(|config| config.epoch >= epoch);
+        if joined || self.following.is_some() || self.durable.led >= epoch {
+            return Err(Refusal::Obsolete(epoch));
         }
         Ok(())
     }
 
-    /// Asked under the append lock before every batch and every cut of an ASSEMBLE (R6), and by a donor before
-    /// every batch that it gives.
+    /// Asked by a donor before every batch that it gives.
     pub fn check_promise(&self, epoch: Epoch) -> Result<(), Refusal> {
         if self.promising == epoch && self.durable.promised == epoch {
             Ok(())

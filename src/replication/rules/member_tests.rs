@@ -230,3 +230,32 @@ fn a_restarted_granter_still_reports_its_grant() {
     let mut m = m;
     assert_eq!(fence(&mut m, 5, ms(100)).unwrap().lease_remaining, ms(500));
 }
+
+fn assemble_request(to: u128, epoch: Epoch) -> AssembleRequest {
+    AssembleRequest { envelope: envelope(to), epoch, targets: vec![] }
+}
+
+#[test]
+fn a_late_assemble_never_touches_the_log_of_who_follows_in_that_epoch() {
+    let mut m = member(1);
+    fence(&mut m, 2, ms(0)).unwrap();
+    m.begin_assemble(&assemble_request(1, 2), &[DataState::Ready]).unwrap();
+    follow(&mut m, 2, 2).unwrap();
+    // One that is sent again, and the batches of one that was begun before.
+    assert_eq!(m.begin_assemble(&assemble_request(1, 2), &[DataState::Ready]), Err(Refusal::Obsolete(2)));
+    assert_eq!(m.check_assemble(2), Err(Refusal::Obsolete(2)));
+    assert_eq!(m.check_promise(2), Ok(()), "it may still give to others");
+}
+
+#[test]
+fn a_late_assemble_never_touches_what_was_acknowledged_before_a_restart() {
+    let mut m = member(1);
+    follow(&mut m, 2, 2).unwrap();
+    assert!(!m.may_acknowledge(2, Sid(2)));
+    let change = m.learn_config(Sid(2), &config(2)).unwrap();
+    m.config_persisted(&change);
+    assert!(m.may_acknowledge(2, Sid(2)));
+    let restarted = MemberCore::new(m.durable().clone(), InstanceId(99), ms(0));
+    assert_eq!(restarted.following(), None);
+    assert_eq!(restarted.check_assemble(2), Err(Refusal::Obsolete(2)));
+}

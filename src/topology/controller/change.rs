@@ -57,6 +57,8 @@ const HISTORY: usize = 10;
 pub(super) enum Kind {
     Bootstrap,
     Failover,
+    /// What was left unfinished is finished.
+    Resume,
     Switchover,
     Drain,
     AddVoter,
@@ -72,6 +74,7 @@ impl Kind {
         match self {
             Self::Bootstrap => "Bootstrap",
             Self::Failover => "Failover",
+            Self::Resume => "Resume",
             Self::Switchover => "Switchover",
             Self::Drain => "Drain",
             Self::AddVoter => "AddVoter",
@@ -99,8 +102,12 @@ pub(super) struct Plan {
     pub(super) want: Option<Sid>,
     /// Shall lead only if nobody else can.
     pub(super) avoid: Option<Sid>,
+    /// Leads on if the one that shall lead cannot.
+    pub(super) keep: Option<Sid>,
     /// Nobody else may lead.
     pub(super) only: Option<Sid>,
+    /// Cannot give its entries to others: not a donor if a read quorum answers without it.
+    pub(super) ignore: Option<Sid>,
     /// A leader that is asked first, to let its in-flight writes commit.
     pub(super) drain: Option<Sid>,
     /// Must have answered, besides what R asks for.
@@ -120,7 +127,9 @@ impl Plan {
             write_quorum: register.write_quorum,
             want: None,
             avoid: None,
+            keep: None,
             only: None,
+            ignore: None,
             drain: None,
             must_fence: BTreeSet::new(),
             request: None,
@@ -165,6 +174,10 @@ struct Fencing {
     refused: BTreeMap<Sid, String>,
     /// Could not assemble in this attempt.
     excluded: BTreeSet<Sid>,
+    /// Whom those could not fetch from.
+    poor_donors: BTreeSet<Sid>,
+    /// Whose entries are done without: R others have answered.
+    ignored: BTreeSet<Sid>,
     /// Someone promised this meanwhile.
     overtaken: Option<Epoch>,
     quorum_at: Option<Duration>,
@@ -245,6 +258,7 @@ impl Controller {
             "ChangeStarted",
             format!("{} to epoch {epoch}: {}", plan.kind.name(), plan.reason),
         );
+        self.conditions.clear();
         self.register.swap(register.clone(), &mut self.actions);
         let began = self.now;
         self.change = Some(Change { plan, allocated: register, attempt, epoch, began, step: Step::Allocating });
@@ -368,11 +382,18 @@ impl Controller {
         }
 
         let voters = &change.allocated.voters;
-        let valid = voters.iter().filter(|sid| f.answers.get(sid).is_some_and(|a| a.valid(change.epoch))).count();
-        let needed = change.allocated.read_quorum();
-        let enough = (valid >= needed || self.live_leader_answered(change, &f.answers))
+        let valid = |without: &BTreeSet<Sid>| {
+            let counts =
+                |sid: &&Sid| !without.contains(sid) && f.answers.get(sid).is_some_and(|a| a.valid(change.epoch));
+            voters.iter().filter(counts).count()
+        };
+        let (have, needed) = (valid(&BTreeSet::new()), change.allocated.read_quorum());
+        let enough = (have >= needed || self.live_leader_answered(change, &f.answers))
             && change.plan.must_fence.iter().all(|sid| f.answers.contains_key(sid));
-        let mut obstacle = format!("{valid} of {needed} valid answers of the voters to FENCE");
+        let mut obstacle = format!("{have} of {needed} valid answers of the voters to FENCE");
+        // Whatever W voters held is among any R answers: an entry that only those left out hold was never committed.
+        let left_out: BTreeSet<Sid> = f.ignored.iter().copied().chain(change.plan.ignore).collect();
+        let left_out = if valid(&left_out) >= needed { left_out } else { BTreeSet::new() };
         if enough {
             let quorum_at = *f.quorum_at.get_or_insert(now);
             let fitness = self.fitness();
@@ -385,11 +406,13 @@ impl Controller {
                 assembled: if changes_config { change.plan.write_quorum as usize } else { 1 },
                 want: change.plan.want,
                 avoid: change.plan.avoid,
+                keep: change.plan.keep,
                 only: change.plan.only,
                 excluded: &f.excluded,
                 fitness: &fitness,
             };
-            match choose(&f.answers, &question) {
+            let counted = f.answers.iter().filter(|(sid, _)| !left_out.contains(sid));
+            match choose(&counted.map(|(&sid, a)| (sid, a.clone())).collect(), &question) {
                 Ok(choice) => {
                     let pending = names.keys().any(|sid| matches!(f.asked.get(sid), Some(Asked::UnderWay(_))));
                     let patience = match (choice.as_wished, pending) {
@@ -402,7 +425,15 @@ impl Controller {
                     }
                     self.wake(quorum_at + patience);
                 }
-                Err(NoChoice::Few(why)) => obstacle = why,
+                Err(NoChoice::Few(why)) => {
+                    let without: BTreeSet<Sid> = f.ignored.union(&f.poor_donors).copied().collect();
+                    if without.len() > f.ignored.len() && valid(&without) >= needed {
+                        f.ignored = without;
+                        f.excluded.clear();
+                        return self.fencing(change, f);
+                    }
+                    obstacle = why;
+                }
                 Err(NoChoice::Diverged(why)) => {
                     self.tell(Severity::Alarm, "LogsDiverge", format!("{why}; nothing is decided from these logs"));
                     return Progress::Abandon(why, false);
@@ -486,6 +517,7 @@ impl Controller {
             self.cooling.insert(sid, now + COOL_DOWN);
             let mut fencing = std::mem::take(&mut a.fencing);
             fencing.excluded.insert(sid);
+            fencing.poor_donors.extend(a.choice.targets.iter().map(|t| t.donor).filter(|&donor| donor != sid));
             fencing.deadline = now + WISHED;
             return Progress::Next(Box::new(Step::Fencing(fencing)));
         }
@@ -658,10 +690,8 @@ impl Controller {
                     Ok(Reply::Refused(why, _)) => {
                         f.refused.insert(sid, format!("{name}: {why}"));
                     }
-                    Ok(_) => {
-                        f.refused.insert(sid, format!("{name} shows copied or other storage"));
-                    }
-                    Err(_) => {
+                    // Of a process that was seen to have ended, or of a copy of the storage: void, asked again.
+                    Ok(_) | Err(_) => {
                         f.asked.insert(sid, Asked::Failed { again: now + AGAIN });
                     }
                 }
@@ -711,6 +741,7 @@ impl Controller {
         let plan = change.plan;
         let from = change.allocated.last_leading.map(|last| self.name_of(last.sid));
         let to = self.name_of(leader);
+        let moved = change.allocated.last_leading.is_none_or(|last| last.sid != leader);
         let duration = self.now.saturating_sub(plan.since);
         self.tell(
             Severity::Info,
@@ -721,7 +752,8 @@ impl Controller {
             self.history.pop_front();
         }
         self.history.push_back(Transition {
-            kind: plan.kind.name(),
+            // Whatever was left unfinished, another leader is a failover.
+            kind: if plan.kind == Kind::Resume && moved { Kind::Failover } else { plan.kind }.name(),
             from,
             to,
             epoch: change.epoch,
@@ -790,6 +822,8 @@ impl Fencing {
             answers: BTreeMap::new(),
             refused: BTreeMap::new(),
             excluded: BTreeSet::new(),
+            poor_donors: BTreeSet::new(),
+            ignored: BTreeSet::new(),
             overtaken: None,
             quorum_at: None,
             deadline: first.map_or(now, |(_, until)| until) + FENCE_DEADLINE,

@@ -50,6 +50,8 @@ pub(super) struct Question<'a> {
     pub(super) want: Option<Sid>,
     /// Shall lead only if nobody else can.
     pub(super) avoid: Option<Sid>,
+    /// Leads on if the one that shall lead cannot.
+    pub(super) keep: Option<Sid>,
     /// Nobody else may lead.
     pub(super) only: Option<Sid>,
     /// Could not assemble in this attempt.
@@ -170,7 +172,8 @@ pub(super) fn choose(answers: &BTreeMap<Sid, Answer>, question: &Question<'_>) -
         .min_by_key(|&&(sid, answer, sure, entries)| {
             let f = fitness(sid);
             let damaged = answer.reply.shards.iter().any(|s| s.state == DataState::Damaged);
-            let unwished = (q.want.is_some_and(|want| want != sid), q.avoid == Some(sid));
+            let unwished =
+                (q.want.is_some_and(|want| want != sid), q.avoid == Some(sid), q.keep.is_some_and(|keep| keep != sid));
             (damaged, unwished, f.leaving, f.disk_full, !sure, f.cooling, entries, f.ordinal, sid)
         })
         .map(|&(sid, ..)| sid)

@@ -239,12 +239,22 @@ impl Controller {
                 self.wake(until);
                 return None;
             }
+            if self.register.as_of() < until {
+                // It may be finished, and only this copy old.
+                self.register.doubt();
+                return None;
+            }
         }
-        let (reason, since) = match &self.unfinished {
-            Some((attempt, _, reason, since)) if Some(*attempt) == register.attempt => (reason.clone(), *since),
-            _ => (format!("the change to epoch {} was left unfinished", register.epoch), self.register.since()),
+        let (kind, reason, since) = match &self.unfinished {
+            Some((attempt, Kind::Failover, reason, since)) if Some(*attempt) == register.attempt => {
+                (Kind::Failover, reason.clone(), *since)
+            }
+            _ => {
+                let reason = format!("the change to epoch {} was left unfinished", register.epoch);
+                (Kind::Resume, reason, self.register.since())
+            }
         };
-        let mut plan = self.election(register, Kind::Failover, reason, since)?;
+        let mut plan = self.election(register, kind, reason, since)?;
         // A leader that nobody fenced still serves, and keeps what it has.
         let last = register.last_leading.map(|last| last.sid);
         let serves = |sid: &Sid| self.members.fresh(*sid, now).is_some_and(|r| r.role == Role::Leader && !r.draining);

@@ -150,15 +150,18 @@ impl Controller {
         }
         let Some(mut remains) = self.remains_of(register.cluster_id) else { return true };
         let mut base = register.clone();
-        if remains.config.epoch > register.epoch {
+        // The newest configuration that anybody knows, as with a register that is gone: here the register is one
+        // of those who know.
+        let decided = register.last_leading.map_or(0, |last| last.epoch);
+        if remains.config.epoch > decided {
             base.voters.clone_from(&remains.config.voters);
             base.write_quorum = remains.config.write_quorum;
+            base.min_voters = remains.config.min_voters;
             base.last_leading = remains.leading;
+        } else {
+            remains.config.voters.clone_from(&register.voters);
+            remains.config.min_voters = register.min_voters;
         }
-        // Both what the register names and what the members know must be there.
-        remains.config.voters.extend(&register.voters);
-        remains.config.voters.sort_unstable();
-        remains.config.voters.dedup();
         base.initialized = true;
         self.rebuild(base, &remains, "ConfigRegressed", "the register is older than what members promised");
         true

@@ -49,8 +49,6 @@ pub(super) struct Member {
     pub(super) link: Link,
     /// It shows storage that is a copy of what is known elsewhere, or an older state of it.
     pub(super) copy_of: Option<Sid>,
-    /// When the process that is heard now was first heard.
-    instance_since: Duration,
     /// Since when its present promise has been known.
     pub(super) promised_since: Duration,
     /// Since when the leader has called it in sync without a break.
@@ -69,7 +67,6 @@ impl Member {
             heard: None,
             link: Link::Unheard,
             copy_of: None,
-            instance_since: Duration::ZERO,
             promised_since: Duration::ZERO,
             in_sync_since: None,
             call: None,
@@ -120,6 +117,8 @@ pub(super) fn is_blank(report: &HealthReport) -> bool {
 pub(super) struct Members {
     by_name: BTreeMap<MemberName, Member>,
     sightings: Sightings,
+    /// When the process that holds a sid now was first seen, in a report or a reply.
+    since: BTreeMap<Sid, Duration>,
 }
 
 impl Members {
@@ -182,17 +181,18 @@ impl Members {
         }
         match self.sightings.see(sid, standing.open_count, standing.instance) {
             Sighting::Clone => {
-                if member.sid() == Some(sid) && now.saturating_sub(member.instance_since) < OVERTAKEN {
+                let since = self.since.get(&sid).copied().unwrap_or_default();
+                if member.sid() == Some(sid) && now.saturating_sub(since) < OVERTAKEN {
                     return None;
                 }
                 return refuse_copy(member, sid, "a later state of this storage was seen before");
             }
-            Sighting::New | Sighting::Reconnect | Sighting::Restart => {}
+            Sighting::New | Sighting::Restart => {
+                self.since.insert(sid, now);
+            }
+            Sighting::Reconnect => {}
         }
         let same = member.report.as_ref().filter(|r| r.standing.instance == standing.instance);
-        if same.is_none() {
-            member.instance_since = now;
-        }
         // Promises never fall: an older word of the same process that was overtaken by a reply says nothing new.
         let newer = |known: &Standing| {
             (known.promised, known.led, known.live_led) > (standing.promised, standing.led, standing.live_led)
@@ -225,8 +225,12 @@ impl Members {
 
     /// A reply showed where a member stands. False: it came from a copy of the storage, and is void.
     pub(super) fn learn(&mut self, name: &str, standing: &Standing, now: Duration) -> bool {
-        if !self.sightings.see(standing.sid, standing.open_count, standing.instance).accepted() {
-            return false;
+        match self.sightings.see(standing.sid, standing.open_count, standing.instance) {
+            Sighting::Clone => return false,
+            Sighting::New | Sighting::Restart => {
+                self.since.insert(standing.sid, now);
+            }
+            Sighting::Reconnect => {}
         }
         if let Some(member) = self.by_name.get_mut(name)
             && let Some(report) = &mut member.report

@@ -65,6 +65,8 @@ impl Controller {
                 let why = format!("{} answers, but no other voter hears it", self.name_of(own));
                 let mut plan = Plan::same_voters(Kind::Failover, why, since, register);
                 plan.avoid = Some(own);
+                // What it alone holds nobody could fetch, and was never committed.
+                plan.ignore = Some(own);
                 return Some(plan);
             }
             self.condition(

@@ -255,6 +255,11 @@ impl Controller {
         self.deadline
     }
 
+    /// Whether a `ChangeEpoch` is running here.
+    pub fn changing(&self) -> bool {
+        self.change.is_some()
+    }
+
     fn take(&mut self, event: Event) {
         let now = self.now;
         match event {
@@ -291,7 +296,6 @@ impl Controller {
 
     fn decide(&mut self) {
         self.deadline = None;
-        self.conditions.clear();
         // Each round either waits for something or ends or begins a change; two of those a step are plenty.
         for _ in 0..4 {
             let idle = self.change.is_none();
@@ -303,14 +307,20 @@ impl Controller {
                 break;
             }
         }
+        // What came into doubt meanwhile is read at once.
+        if let Some(at) = self.register.pump(self.now, self.change.is_none(), &mut self.actions) {
+            self.wake(at);
+        }
         self.upkeep();
     }
 
     /// No change is running: should one? True: look again.
     fn consider(&mut self) -> bool {
         if !self.register.settled() {
+            // What was found last stands until something else is found.
             return false;
         }
+        self.conditions.clear();
         let register = match self.register.known() {
             Known::Unread => return false,
             Known::Absent => {
@@ -366,11 +376,24 @@ impl Controller {
 
     /// Begins `plan` unless it must wait: for its rank, or after failures. True: it began.
     fn propose(&mut self, plan: Plan, base: &Register) -> bool {
+        let reshapes = plan.voters != base.voters || plan.write_quorum != base.write_quorum;
+        let able = plan.voters.iter().filter(|&&sid| self.present(sid, base)).count();
+        if reshapes && able < plan.write_quorum as usize {
+            // W' of the next voters must hold everything first: without them it would only disturb the leader.
+            let text = format!("{}: {able} of the {} members needed for that answer", plan.reason, plan.write_quorum);
+            self.condition("NoQuorum", text);
+            return false;
+        }
         let rank = Duration::from_millis(500) * self.config.rank;
         let due = (self.pending.since(plan.kind, base.epoch, self.now) + rank).max(self.backoff.until());
         if self.now < due {
             self.wake(due);
             return false;
+        }
+        if self.config.rank > 0 && self.register.as_of() < due {
+            // Somebody of a lower rank has probably begun meanwhile.
+            self.register.doubt();
+            return true;
         }
         self.begin(plan, base);
         true

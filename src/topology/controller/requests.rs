@@ -75,7 +75,11 @@ impl Controller {
         }
         let mut plan = Plan::same_voters(Kind::Switchover, "a switchover was asked for".into(), wish.asked, register);
         plan.want = target;
-        plan.avoid = Some(leader);
+        match target {
+            // If the one that was asked for cannot, nobody asked for another.
+            Some(_) => plan.keep = Some(leader),
+            None => plan.avoid = Some(leader),
+        }
         let report = self.members.fresh(leader, self.now).filter(|_| verdict.leads());
         let Some(report) = report else {
             // By hand, where failover is not automatic: enough that a read quorum answers.

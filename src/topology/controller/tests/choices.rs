@@ -64,6 +64,7 @@ impl Asked {
             assembled: self.assembled,
             want: self.want,
             avoid: self.avoid,
+            keep: None,
             only: None,
             excluded: &self.excluded,
             fitness: &self.fitness,
