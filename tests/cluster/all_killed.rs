@@ -13,7 +13,7 @@ async fn nothing_is_lost_when_all_members_are_killed_at_once() {
         let pids: Vec<i32> = cluster.file().members.iter().filter_map(|member| member.pid).map(|p| p as i32).collect();
         assert_eq!(pids.len(), 3);
         for pid in pids {
-            process::signal(pid, Signal::KILL);
+            cluster.signal(pid, Signal::KILL);
         }
         writers.acknowledge(200).await;
         cluster.healthy().await;

@@ -70,31 +70,31 @@ async fn happens(cluster: &mut Cluster, dice: &mut Dice) -> String {
     };
     match dice.below(10) {
         0 | 1 => {
-            process::signal(pid, Signal::KILL);
+            cluster.signal(pid, Signal::KILL);
             format!("{name} is killed")
         }
         2 => {
             let Some(leader) = cluster.try_status().await.as_ref().and_then(crate::support::cluster::leader_of) else {
                 return "nothing: nobody leads".into();
             };
-            process::signal(leader.pid.expect("it runs"), Signal::KILL);
+            cluster.signal(leader.pid.expect("it runs"), Signal::KILL);
             format!("{} is killed while it leads", leader.name)
         }
         3 => {
             for (_, pid) in &running {
-                process::signal(*pid, Signal::KILL);
+                cluster.signal(*pid, Signal::KILL);
             }
             "everybody is killed".into()
         }
         4 | 5 => {
             let time = Duration::from_millis(50 + dice.below(2500));
-            process::signal(pid, Signal::STOP);
+            cluster.signal(pid, Signal::STOP);
             tokio::time::sleep(time).await;
-            process::signal(pid, Signal::CONT);
+            cluster.signal(pid, Signal::CONT);
             format!("{name} is stopped for {time:?}")
         }
         6 => {
-            process::signal(pid, Signal::TERM);
+            cluster.signal(pid, Signal::TERM);
             format!("{name} is told to end")
         }
         7 => {

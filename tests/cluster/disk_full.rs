@@ -58,7 +58,7 @@ async fn a_full_disk_refuses_puts_by_name_serves_reads_and_deletes_and_heals_wit
 
     // Killed on a full disk it comes back on a full disk.
     let pid = cluster.leader().await.pid.expect("it runs");
-    process::signal(pid, Signal::KILL);
+    cluster.signal(pid, Signal::KILL);
     cluster
         .until("it serves again", |status| {
             crate::support::cluster::leader_of(status).filter(|leader| leader.pid != Some(pid)).map(drop)

@@ -44,7 +44,7 @@ async fn every_acknowledged_increment_counts_once_whoever_leads() {
         eventually("a hundred more increments", async || (done.load(Ordering::Relaxed) >= goal).then_some(())).await;
         let leader = cluster.leader().await;
         if round % 2 == 0 {
-            process::signal(leader.pid.expect("it runs"), Signal::KILL);
+            cluster.signal(leader.pid.expect("it runs"), Signal::KILL);
             cluster.leader_after(&leader.name).await;
         } else {
             cluster.healthy().await;

@@ -34,7 +34,7 @@ async fn a_package_index_survives_five_kills_of_the_leader_while_it_is_loaded() 
         })
         .await;
         let leader = cluster.leader().await;
-        process::signal(leader.pid.expect("it runs"), Signal::KILL);
+        cluster.signal(leader.pid.expect("it runs"), Signal::KILL);
         cluster.leader_after(&leader.name).await;
         killed.push(leader.name);
     }

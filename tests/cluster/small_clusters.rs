@@ -10,7 +10,7 @@ async fn a_member_that_is_alone_is_killed_and_goes_on_where_it_was() {
     let writers = Writers::start(&cluster, 4).await;
     for _ in 0..2 {
         writers.acknowledge(200).await;
-        process::signal(cluster.leader().await.pid.expect("it runs"), Signal::KILL);
+        cluster.signal(cluster.leader().await.pid.expect("it runs"), Signal::KILL);
     }
     writers.acknowledge(200).await;
     let books = writers.finish().await;

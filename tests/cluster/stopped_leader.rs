@@ -44,7 +44,7 @@ async fn a_leader_that_was_stopped_gives_up_its_tail_and_serves_no_stale_read() 
     let followers: Vec<i32> = cluster.followers().await.iter().filter_map(|member| member.pid).collect();
     assert_eq!(followers.len(), 2);
     for pid in &followers {
-        process::signal(*pid, Signal::STOP);
+        cluster.signal(*pid, Signal::STOP);
     }
     let short = ClientOptions::new([address.to_string()]).request_timeout(Duration::from_secs(20));
     let lonely = armdb::client::Client::connect(short).await.expect("connected");
@@ -65,9 +65,9 @@ async fn a_leader_that_was_stopped_gives_up_its_tail_and_serves_no_stale_read() 
         (tail_of(&cluster, &old.name) >= goal).then_some(())
     })
     .await;
-    process::signal(old_pid, Signal::STOP);
+    cluster.signal(old_pid, Signal::STOP);
     for pid in &followers {
-        process::signal(*pid, Signal::CONT);
+        cluster.signal(*pid, Signal::CONT);
     }
 
     let new = cluster.leader_after(&old.name).await;
@@ -80,7 +80,7 @@ async fn a_leader_that_was_stopped_gives_up_its_tail_and_serves_no_stale_read() 
     }
     writers.acknowledge(500).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    process::signal(old_pid, Signal::CONT);
+    cluster.signal(old_pid, Signal::CONT);
 
     let mut answered = 0;
     while answered < 200 {

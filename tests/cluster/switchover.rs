@@ -43,7 +43,7 @@ async fn no_request_fails_while_every_member_is_restarted_in_turn() {
         writers.acknowledge(100).await;
         cluster.healthy().await;
         let before = cluster.member(&name, "runs", |member| member.pid.is_some()).await.pid;
-        process::signal(before.expect("a pid"), Signal::TERM);
+        cluster.signal(before.expect("a pid"), Signal::TERM);
         cluster.member(&name, "runs again", |member| member.pid.is_some() && member.pid != before).await;
     }
     // Whoever led when its turn came has handed over.

@@ -30,7 +30,7 @@ async fn a_watch_tells_every_acknowledged_change_once_and_in_order_whoever_leads
         }
         let leader = cluster.leader().await;
         if round % 2 == 0 {
-            process::signal(leader.pid.expect("it runs"), Signal::KILL);
+            cluster.signal(leader.pid.expect("it runs"), Signal::KILL);
             cluster.leader_after(&leader.name).await;
         } else {
             cluster.healthy().await;

@@ -120,6 +120,12 @@ impl Cluster {
         })
     }
 
+    /// Signals a process of this cluster; false = there is no such process any more. A pid that was told may have
+    /// become somebody else's since: what does not name this cluster on its command line is left alone.
+    pub fn signal(&self, pid: i32, signal: Signal) -> bool {
+        process::names(pid, self.home.path()) && process::signal(pid, signal)
+    }
+
     /// The status, if the supervisor answers.
     pub async fn try_status(&self) -> Option<ArmdbClusterStatus> {
         let asking = async {
@@ -257,7 +263,7 @@ impl Cluster {
             let status = self.try_status().await?;
             let member = status.partitions[0].members.iter().find(|member| member.name == name)?;
             if let Some(pid) = member.pid {
-                process::signal(pid, Signal::KILL);
+                self.signal(pid, Signal::KILL);
             }
             TcpListener::bind(address).ok()
         })

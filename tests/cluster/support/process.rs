@@ -74,14 +74,23 @@ pub fn naming(dir: &Path) -> Vec<(i32, String)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").expect("/proc can be read") {
         let Some(pid) = entry.ok().and_then(|entry| entry.file_name().to_str()?.parse().ok()) else { continue };
-        // A process that ends in this moment has no command line any more.
-        let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else { continue };
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let line = command_line(pid);
         if line.contains(dir) {
             found.push((pid, line));
         }
     }
     found
+}
+
+/// Whether a process names `dir` on its command line.
+pub fn names(pid: i32, dir: &Path) -> bool {
+    command_line(pid).contains(dir.to_str().expect("a path in UTF-8"))
+}
+
+/// Empty for a process that has ended.
+fn command_line(pid: i32) -> String {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).replace('\0', " ")
 }
 
 /// Memory of a process that is in RAM, in bytes.
