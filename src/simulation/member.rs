@@ -277,6 +277,11 @@ impl Process {
         self.joined.is_some()
     }
 
+    /// How much of its stream came before the answer was taken.
+    pub(super) fn came_early(&self) -> usize {
+        self.early.len()
+    }
+
     // --- clients ------------------------------------------------------------------------------------------
 
     pub(super) fn put(&mut self, disk: &mut Disk, op: Op, shard: usize, hands: &mut Hands<'_>) -> Put {
@@ -292,6 +297,9 @@ impl Process {
         let gsn = disk.logs[shard].append(Entry { epoch, op });
         self.waiting.push(Waiting { op, shard, at: LogPosition::new(epoch, gsn) });
         self.appended(disk, hands);
+        if hands.mutant == Some(Mutant::LeaderCountsUnsynced) {
+            self.count_own(disk, hands);
+        }
         self.ship(disk, hands);
         Put::Appended
     }

@@ -173,6 +173,11 @@ impl Oracle {
         self.acknowledged.contains(&op)
     }
 
+    /// Whether `op` is committed.
+    pub(super) fn is_committed(&self, op: Op) -> bool {
+        self.place.contains_key(&op)
+    }
+
     /// How many writes were acknowledged.
     pub(super) fn acknowledged(&self) -> usize {
         self.acknowledged.len()

@@ -535,7 +535,7 @@ impl World {
         self.schedule(after, Occurrence::Arrive { from, to, message });
     }
 
-    fn arrive(&mut self, from: Address, to: Address, message: Message) {
+    pub(super) fn arrive(&mut self, from: Address, to: Address, message: Message) {
         if self.blocked.contains(&(from, to)) {
             return;
         }
@@ -858,6 +858,12 @@ impl World {
     pub(super) fn block(&mut self, from: Address, to: Address, time: Duration) {
         self.blocked.insert((from, to));
         self.schedule(time, Occurrence::Unblock { link: (from, to) });
+    }
+
+    /// They hear each other again.
+    pub(super) fn unblock(&mut self, a: Address, b: Address) {
+        self.blocked.remove(&(a, b));
+        self.blocked.remove(&(b, a));
     }
 
     pub(super) fn terminate(&mut self, member: usize) {

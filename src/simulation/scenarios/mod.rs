@@ -5,6 +5,7 @@ mod failover;
 mod lost_register;
 mod membership;
 mod requests;
+mod rules;
 
 use std::time::Duration;
 
