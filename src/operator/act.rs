@@ -13,7 +13,7 @@ use super::build::{Identity, hash};
 use super::cache::Key;
 use super::client::{ErrorKind, KubeError};
 use super::context::Context;
-use super::dereference::{World, revision_labels};
+use super::dereference::{World, register_in, revision_labels};
 use super::events::{Happening, Regarding};
 use super::facts::ClaimFacts;
 use super::kinds::Kind;
@@ -192,9 +192,19 @@ async fn retain(
                 .iter()
                 .filter_map(|pod| Some((operator_names::ordinal(&cluster.name, *number, &pod.name)?, pod)))
                 .collect();
-            let view = partition.picture.as_ref().map(|picture| &picture.view);
+            let known = scale::Known {
+                view: partition.picture.as_ref().map(|picture| &picture.view),
+                register: partition.register.as_ref(),
+            };
             let claims = partition.claims.iter().map(|(ordinal, claim)| (*ordinal, claim));
-            for claim in scale::surplus_claims(claims, cluster.spec.replicas, &pods, view, identity.id) {
+            for (ordinal, claim) in scale::surplus_claims(claims, cluster.spec.replicas, &pods, known, identity.id) {
+                // What is known may be a moment old; what is deleted is deleted for good.
+                let register = names::register(&cluster.name, *number);
+                let object = context.kube.get(Kind::Partition, &cluster.namespace, &register).await?;
+                let now = object.as_ref().and_then(register_in);
+                if !now.is_some_and(|register| scale::counts_no_more(&register, ordinal)) {
+                    continue;
+                }
                 tracing::info!(cluster = %world.key, claim = claim.name, "deleted: its member was scaled away");
                 context.kube.delete(Kind::VolumeClaim, &cluster.namespace, &claim.name, &claim.uid).await?;
                 context.metrics.wrote(Kind::VolumeClaim.name(), "delete");

@@ -19,7 +19,7 @@ use super::build::hash::short;
 use super::build::{Desired, Mode};
 use super::cache::{Cache, Key};
 use super::client::{ErrorKind, Kube, KubeError};
-use super::facts::{controller_uid, is_terminating};
+use super::facts::is_terminating;
 use super::kinds::Kind;
 use super::metrics::Metrics;
 
@@ -37,7 +37,15 @@ pub enum Outcome {
 /// Why an object is not as it shall be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {
-    /// It belongs to somebody else, or to a cluster of the same name that is gone.
+    /// It belongs to a cluster of the same name that is gone; Kubernetes collects it.
+    #[error("{kind} {key} is left of a deleted cluster of this name; it is made anew when it is gone")]
+    Remains {
+        /// Its kind.
+        kind: &'static str,
+        /// Where it is.
+        key: Key,
+    },
+    /// It belongs to somebody else.
     #[error(
         "{kind} {key} exists and does not belong to this cluster: remove it, or give the cluster another name; nothing \
          is done until it is gone"
@@ -132,13 +140,8 @@ impl Applier<'_> {
     }
 
     async fn replace(&mut self, desired: &Desired, key: &Key, live: &DynamicObject) -> Result<Outcome, ApplyError> {
+        check_owner(desired.kind, key, live, self.owner)?;
         let kind = desired.kind.name();
-        if controller_uid(live) != Some(self.owner) {
-            return Err(ApplyError::Foreign { kind, key: key.clone() });
-        }
-        if is_terminating(live) {
-            return Err(ApplyError::Terminating { kind, key: key.clone() });
-        }
         if desired.mode == Mode::CreateOnly {
             return Ok(Outcome::Unchanged);
         }
@@ -165,6 +168,21 @@ impl Applier<'_> {
         if desired.kind != Kind::Secret {
             self.cache.put(desired.kind, stored);
         }
+    }
+}
+
+/// Whether `live` is this cluster's and stays.
+pub fn check_owner(kind: Kind, key: &Key, live: &DynamicObject, owner: &str) -> Result<(), ApplyError> {
+    let (kind, key) = (kind.name(), key.clone());
+    let owners = live.metadata.owner_references.iter().flatten();
+    match owners.into_iter().find(|owner| owner.controller == Some(true)) {
+        Some(controller) if controller.uid == owner && is_terminating(live) => {
+            Err(ApplyError::Terminating { kind, key })
+        }
+        Some(controller) if controller.uid == owner => Ok(()),
+        // Names begin with the cluster's: of all clusters only a namesake can have made it.
+        Some(controller) if controller.kind == Kind::Cluster.name() => Err(ApplyError::Remains { kind, key }),
+        _ => Err(ApplyError::Foreign { kind, key }),
     }
 }
 

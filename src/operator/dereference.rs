@@ -20,6 +20,7 @@ use crate::api::names as api_names;
 use crate::api::names::annotation;
 use crate::api::{ArmdbClusterStatus, ArmdbPartitionSpec};
 use crate::drive::status::PartitionPicture;
+use crate::topology::register::Register;
 
 /// A pod template that every member ran with.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +42,8 @@ pub struct PartitionWorld {
     pub stateful_set: Option<Arc<DynamicObject>>,
     /// What its drivers read.
     pub spec: Option<ArmdbPartitionSpec>,
+    /// Its register, as its object was last heard to hold it.
+    pub register: Option<Register>,
     /// Templates that were good, the newest first.
     pub good: Vec<Good>,
     /// What its driver sees.
@@ -120,6 +123,7 @@ pub async fn dereference(context: &Context, key: &Key, with_secrets: bool) -> Re
         }
         let Ok(spec) = serde_json::from_value::<ArmdbPartitionSpec>(object.data["spec"].clone()) else { continue };
         let partition = world.partitions.entry(spec.partition).or_default();
+        partition.register = register_in(&object);
         partition.picture = context.drivers.picture(&Key::of(&object), now);
         partition.spec = Some(spec);
     }
@@ -163,6 +167,11 @@ pub async fn dereference(context: &Context, key: &Key, with_secrets: bool) -> Re
 
 fn parse<'a>(cluster: &str, member: &'a str) -> Option<(&'a str, i32, i32)> {
     api_names::parse_member(member).filter(|(name, ..)| *name == cluster)
+}
+
+/// The register in a partition's object, if it holds a sound one.
+pub(super) fn register_in(object: &DynamicObject) -> Option<Register> {
+    Register::from_value(object.data.get("status")?.get("register")?.clone()).ok()
 }
 
 /// A template that a ControllerRevision of ours keeps, and of which partition.

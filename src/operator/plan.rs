@@ -110,7 +110,11 @@ fn plan_partition(
         drift: resting && drifts(world, &choice),
         storage: storage(world, spec.storage.size.as_str()),
         facts: PartitionFacts {
-            replicas: scale::pods(spec.replicas, live.and_then(replicas), view),
+            replicas: scale::pods(
+                spec.replicas,
+                live.and_then(replicas),
+                scale::Known { view, register: world.register.as_ref() },
+            ),
             template,
             claim_templates: live.map(|set| set.data["spec"]["volumeClaimTemplates"].clone()),
             rejected: choice.rejected,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::act;
-use super::apply::{Applier, ApplyError};
+use super::apply::{Applier, ApplyError, check_owner};
 use super::build::{Desired, Identity, build, identity_of, peer_secret_of};
 use super::cache::Key;
 use super::client::{ErrorKind, KubeError};
@@ -30,6 +30,8 @@ use crate::ident::{AttemptId, ClusterId};
 
 /// Lag moves without an event: it is looked at this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
+/// What is in the way is looked at this often.
+const OBSTACLE_AGAIN: Duration = Duration::from_secs(2);
 
 /// Why a look came to nothing; it is repeated after a pause.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -112,6 +114,10 @@ impl Outcome {
     }
 
     fn look_again(&self) -> Duration {
+        // Not everything that may be in the way is watched.
+        if self.obstacle.is_some() {
+            return OBSTACLE_AGAIN;
+        }
         let waits = self.plans.values().filter_map(|plan| match &plan.progress.step {
             Step::Wait(wait) => wait.again,
             _ => None,
@@ -155,21 +161,14 @@ async fn establish(
         return Ok(Some(identity));
     }
     if let Some(authority) = &world.authority {
-        let ours = super::facts::controller_uid(authority) == Some(&cluster.uid);
-        if !ours || is_terminating(authority) {
-            let name = authority.metadata.name.clone().unwrap_or_default();
-            let key = Key::new(&cluster.namespace, name);
-            outcome.obstacle = Some(obstacle(&if ours {
-                ApplyError::Terminating { kind: "Secret", key }
-            } else {
-                ApplyError::Foreign { kind: "Secret", key }
-            }));
+        let key = Key::of(authority);
+        if let Err(error) = check_owner(Kind::Secret, &key, authority, &cluster.uid) {
+            outcome.obstacle = Some(obstacle(&error));
             return Ok(None);
         }
         let Some(identity) = identity_of(authority) else {
-            let name = authority.metadata.name.clone().unwrap_or_default();
             outcome.refused = Some(format!(
-                "the Secret {name} does not hold the cluster's identity any more: restore it, or delete it to have the id \
+                "the Secret {key} does not hold the cluster's identity any more: restore it, or delete it to have the id \
                  read from the volume claims"
             ));
             return Ok(None);
@@ -221,13 +220,9 @@ async fn apply(
         compared: &mut memory.compared,
     };
     for desired in desired {
-        let skipped = match desired.kind {
-            Kind::Secret => !with_secrets,
-            // Drivers must hear of a pause; everything else rests.
-            Kind::Partition => false,
-            _ => false,
-        };
-        if skipped || cluster.spec.paused && desired.kind != Kind::Partition {
+        // Drivers must hear of a pause; everything else rests.
+        let rests = cluster.spec.paused && desired.kind != Kind::Partition;
+        if rests || desired.kind == Kind::Secret && !with_secrets {
             continue;
         }
         match applier.apply(desired).await {
@@ -252,7 +247,7 @@ async fn apply(
 fn obstacle(error: &ApplyError) -> Obstacle {
     let reason = match error {
         ApplyError::Foreign { .. } => "ForeignObject",
-        ApplyError::Terminating { .. } => "WaitingForDeletion",
+        ApplyError::Terminating { .. } | ApplyError::Remains { .. } => "WaitingForDeletion",
         ApplyError::Refused(_) => "ObjectRefused",
         ApplyError::Kube(_) => "Forbidden",
     };

@@ -16,7 +16,7 @@ use super::validate::Warning;
 use crate::api::status::condition;
 use crate::api::{
     ArmdbClusterStatus, FailoverPolicy, LagStatus, MemberRole, MemberState, MemberStatus, PartitionState,
-    PartitionStatus, Phase, Summary, Transition, quantity,
+    PartitionStatus, Phase, Summary, Transition, TransitionType, quantity,
 };
 use crate::drive::status::{self as shared, PartitionPicture};
 use crate::topology::view;
@@ -235,8 +235,29 @@ fn transitions(observed: &Observed<'_>) -> Vec<Transition> {
                 known.push(Transition { at: seconds(&transition.at), ..transition });
             }
         }
+        let foreign = elsewhere(observed, picture, &known);
+        known.extend(foreign);
     }
     shared::newest(known)
+}
+
+/// A change of leader that another replica of the operator made: all that is known of it is that it happened.
+fn elsewhere(observed: &Observed<'_>, picture: &PartitionPicture, known: &[Transition]) -> Option<Transition> {
+    let (view, id) = (&picture.view, i32::try_from(picture.id).unwrap_or(i32::MAX));
+    let before = observed.before?.partitions.iter().find(|partition| partition.id == id)?;
+    let (from, to) = (before.leader.clone()?, view.leader.clone()?);
+    let epoch = i64::try_from(view.epoch).unwrap_or(i64::MAX);
+    let told = known.iter().any(|transition| transition.partition == id && transition.epoch == epoch);
+    (from != to && epoch > before.epoch && !told).then(|| Transition {
+        transition_type: TransitionType::Failover,
+        partition: id,
+        from: Some(from),
+        to: Some(to),
+        epoch,
+        duration_millis: 0,
+        reason: "another replica of the operator made it; its log has the reason and how long it took".to_owned(),
+        at: seconds(&Time(observed.now)),
+    })
 }
 
 /// Kubernetes' times have whole seconds: a finer one would differ from itself when it is read back.

@@ -292,6 +292,22 @@ fn transitions_are_kept_across_replicas_of_the_operator_and_told_once() {
 }
 
 #[test]
+fn a_change_of_leader_that_another_replica_made_is_told_too() {
+    let before = told(|_| {});
+    let mut moved = seen();
+    let view = view_of(&mut moved);
+    (view.epoch, view.leader) = (5, Some("kv-0-1".into()));
+    let after = told_with(&[moved.clone()], Some(&before), |_| {});
+    let transition = after.recent_transitions.first().expect("a transition");
+    assert_eq!(
+        (transition.from.as_deref(), transition.to.as_deref(), transition.epoch),
+        (Some("kv-0-0"), Some("kv-0-1"), 5)
+    );
+    let later = told_with(&[moved], Some(&after), |observed| observed.now = at(5000));
+    assert_eq!(later.recent_transitions, after.recent_transitions);
+}
+
+#[test]
 fn the_lowest_version_is_told_while_members_differ() {
     let status = told(|seen| {
         seen.pods[0].image = "r:5000/armdb:0.10.0".into();

@@ -7,6 +7,7 @@ mod looking_after;
 mod registers;
 
 use crate::ident::{ClusterId, Sid};
+use crate::topology::register::{FORMAT_VERSION, MemberAddress, Phase, Register};
 use crate::topology::view::{MemberRole, MemberState, MemberView, PartitionState, PartitionView};
 
 /// A healthy partition of `members` members `kv-0-<n>` with storage n + 1; the first leads epoch 4, `voters` vote.
@@ -52,5 +53,30 @@ pub(super) fn view(voters: &[u128], members: u32) -> PartitionView {
         transitions: Vec::new(),
         conditions: Vec::new(),
         last_request: None,
+    }
+}
+
+/// The register of such a partition: storage n is `kv-0-<n - 1>`.
+pub(super) fn register(voters: &[u128]) -> Register {
+    let address = |voter: &u128| MemberAddress { name: format!("kv-0-{}", voter - 1), ..MemberAddress::default() };
+    Register {
+        format_version: FORMAT_VERSION,
+        cluster_id: ClusterId(7),
+        lineage: 0,
+        epoch: 4,
+        phase: Phase::Leading,
+        attempt: None,
+        leader: Some(Sid(1)),
+        last_leading: None,
+        voters: voters.iter().copied().map(Sid).collect(),
+        write_quorum: 2,
+        min_voters: 2,
+        learners: Vec::new(),
+        members: voters.iter().map(|voter| (Sid(*voter), address(voter))).collect(),
+        initialized: true,
+        format_level: 1,
+        slot_table_version: 1,
+        last_request: None,
+        unknown: Default::default(),
     }
 }

@@ -15,7 +15,8 @@ async fn a_register_keeps_what_is_unknown_to_the_definition_and_the_first_of_two
         definitions().await;
         let partition = json!({
             "apiVersion": "armdb.io/v1alpha1", "kind": "ArmdbPartition", "metadata": {"name": "kv-0"},
-            "spec": {"partition": 0, "minVoters": 2},
+            "spec": {"cluster": "kv", "clusterID": "0".repeat(32), "partition": 0, "partitions": 1, "replicas": 3,
+                "shards": 1, "minVoters": 2},
         });
         apply(namespace, &[partition]).await;
         let mut first = get(namespace, "armdbpartition", "kv-0").await.expect("it is there");

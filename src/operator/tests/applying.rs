@@ -148,9 +148,13 @@ async fn what_belongs_to_a_deleted_namesake_is_never_touched() {
     old["metadata"]["ownerReferences"][0]["uid"] = "namesake".into();
     given.server.put(Kind::StatefulSet, old);
     given.caught_up(Kind::StatefulSet, "kv-0").await;
+    assert!(matches!(given.apply(&set(3)).await, Err(ApplyError::Remains { .. })));
+    given.server.change(Kind::StatefulSet, "prod", "kv-0", |set| set["metadata"]["ownerReferences"] = json!([]));
+    given.caught_up(Kind::StatefulSet, "kv-0").await;
     assert!(matches!(given.apply(&set(3)).await, Err(ApplyError::Foreign { .. })));
     given.server.change(Kind::StatefulSet, "prod", "kv-0", |set| {
-        set["metadata"]["ownerReferences"][0]["uid"] = "owner".into();
+        set["metadata"]["ownerReferences"] = json!([{
+            "apiVersion": "armdb.io/v1alpha1", "kind": "ArmdbCluster", "name": "kv", "uid": "owner", "controller": true}]);
         set["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
     });
     given.caught_up(Kind::StatefulSet, "kv-0").await;

@@ -1,7 +1,5 @@
 //! Registers behind an API server.
 
-use std::collections::BTreeMap;
-
 use serde_json::json;
 
 use super::super::cache::Key;
@@ -9,30 +7,10 @@ use super::super::kinds::Kind;
 use super::super::register::PartitionRegister;
 use super::fake_api::FakeApi;
 use crate::drive::AsyncRegister as _;
-use crate::ident::{ClusterId, Sid};
-use crate::topology::register::{CasOutcome, FORMAT_VERSION, Phase, ReadOutcome, Register, Version};
+use crate::topology::register::{CasOutcome, ReadOutcome, Register, Version};
 
 fn register(epoch: u64) -> Register {
-    Register {
-        format_version: FORMAT_VERSION,
-        cluster_id: ClusterId(1),
-        lineage: 0,
-        epoch,
-        phase: Phase::Electing,
-        attempt: None,
-        leader: None,
-        last_leading: None,
-        voters: vec![Sid(1), Sid(2), Sid(3)],
-        write_quorum: 2,
-        min_voters: 2,
-        learners: Vec::new(),
-        members: BTreeMap::new(),
-        initialized: true,
-        format_level: 1,
-        slot_table_version: 0,
-        last_request: None,
-        unknown: BTreeMap::new(),
-    }
+    Register { epoch, ..super::register(&[1, 2, 3]) }
 }
 
 /// A server with an empty partition, and two who use its register.
