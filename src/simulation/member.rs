@@ -1051,16 +1051,17 @@ impl Process {
         hands: &mut Hands<'_>,
     ) {
         let unchecked = hands.mutant == Some(Mutant::AssembleWithoutPromise);
-        if unchecked && !self.leads() {
-            if let Ok((from, entries)) = &result {
-                if *from >= self.commit[shard] && *from <= disk.logs[shard].len() {
-                    self.cut(disk, shard, *from, hands);
-                    for &entry in entries {
-                        disk.logs[shard].append(entry);
-                    }
-                    self.appended(disk, hands);
-                }
+        if unchecked
+            && !self.leads()
+            && let Ok((from, entries)) = &result
+            && *from >= self.commit[shard]
+            && *from <= disk.logs[shard].len()
+        {
+            self.cut(disk, shard, *from, hands);
+            for &entry in entries {
+                disk.logs[shard].append(entry);
             }
+            self.appended(disk, hands);
         }
         let Some(a) = &mut self.assembling else { return };
         if a.request.epoch != epoch || a.asked.is_none_or(|(asked, _)| asked != shard) {

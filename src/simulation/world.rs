@@ -568,11 +568,11 @@ impl World {
                     }
                     Message::Reply { id, reply } => {
                         let (life_asked, id) = (id >> 32, id & 0xffff_ffff);
-                        if life_asked == life {
-                            if let Some(member) = self.drivers[controller].take_call(life, id) {
-                                let event = Event::Reply { request_id: id, member, result: Ok(reply) };
-                                self.feed(controller, life, event);
-                            }
+                        if life_asked == life
+                            && let Some(member) = self.drivers[controller].take_call(life, id)
+                        {
+                            let event = Event::Reply { request_id: id, member, result: Ok(reply) };
+                            self.feed(controller, life, event);
                         }
                     }
                     _ => {}

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use armdb::client::Client;
 use rustix::process::Signal;
 
-use crate::support::{Cluster, Manifest, eventually, process};
+use crate::support::{Cluster, Manifest, eventually};
 
 async fn number(client: &Client) -> Option<(u64, armdb::client::Version)> {
     let value = client.get("count").await.ok()??;

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::support::{Cluster, Manifest, Writers, process};
+use crate::support::{Cluster, Manifest, Writers};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_is_alone_is_killed_and_goes_on_where_it_was() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::support::{Cluster, Ledger, Manifest, Writers, process};
+use crate::support::{Cluster, Ledger, Manifest, Writers};
 
 /// Enough that most of it cannot be on its way to the followers when the leader stops.
 const LARGE: usize = 2 << 20;

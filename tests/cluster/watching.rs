@@ -6,7 +6,7 @@ use armdb::client::{Watch, WatchOptions};
 use bytes::Bytes;
 use rustix::process::Signal;
 
-use crate::support::{Cluster, Manifest, PATIENCE, Writers, process};
+use crate::support::{Cluster, Manifest, PATIENCE, Writers};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_tells_every_acknowledged_change_once_and_in_order_whoever_leads() {
