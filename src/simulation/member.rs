@@ -1051,9 +1051,7 @@ impl Process {
         hands: &mut Hands<'_>,
     ) {
         let unchecked = hands.mutant == Some(Mutant::AssembleWithoutPromise);
-        if unchecked
-            && !self.leads()
-            && let Ok((from, entries)) = &result
+        if let (true, Ok((from, entries))) = (unchecked && !self.leads(), &result)
             && *from >= self.commit[shard]
             && *from <= disk.logs[shard].len()
         {
