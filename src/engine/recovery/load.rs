@@ -170,3 +170,70 @@ fn load_ordered(shared: &Shared, view: &View, entries: &[Entry<'_>], ordered: &m
 fn last_gsn(segment: &Segment) -> Gsn {
     segment.end().map_or(0, |end| end.last.last.gsn)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::path::Path;
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::disk::{CrashDisk, Disk};
+    use crate::engine::EngineOptions;
+    use crate::engine::format::manifest::FileEnd;
+    use crate::engine::format::record::Draft;
+    use crate::engine::format::segment_header::SegmentHeader;
+    use crate::engine::recovery::scan;
+
+    /// An output of compaction with these records: gsn, key, and whether it is a put.
+    fn output(disk: &Arc<dyn Disk>, slot: u32, records: &[(Gsn, &str, bool)]) -> Arc<Segment> {
+        let base_gsn = records[0].0;
+        let header =
+            SegmentHeader { shard: 0, compacted: true, cluster_id: 0, file_id: slot + 1, base_gsn, epoch: 1, chain: 0 };
+        let mut bytes = header.encode().to_vec();
+        for (gsn, key, is_put) in records {
+            let kind = if *is_put { Kind::Put } else { Kind::Delete };
+            let key = key.as_bytes();
+            let draft = Draft { kind, more: false, tree: 0, value_type: 0, expires_ms: None, key, value: b"" };
+            draft.encode_stamped(*gsn, &mut bytes);
+        }
+        let path = Path::new("/").join(Segment::file_name(slot + 1));
+        let file = disk.create(&path).expect("created");
+        file.write_at(&[IoSlice::new(&bytes)], 0).expect("written");
+        let segment = Arc::new(Segment::planned(slot, header));
+        let len = bytes.len() as u64;
+        segment.adopt(path, file, len, len, false).expect("adopted");
+        segment.set_end(FileEnd { len, last: scan(&bytes, &header, Some(len)).tail });
+        segment
+    }
+
+    #[test]
+    fn the_highest_gsn_wins_in_whatever_order_files_come_and_tombstones_count_until_the_end() {
+        let disk: Arc<dyn Disk> = Arc::new(CrashDisk::new());
+        let shared = Shared::new(disk.clone(), "/".into(), EngineOptions::default(), 7, 0, false);
+        // The file that is newest by its last entry holds the oldest record of every key.
+        let files = [
+            output(&disk, 0, &[(1, "a", true), (2, "b", true), (3, "c", true), (4, "d", false), (90, "last", true)]),
+            output(&disk, 1, &[(50, "a", true), (51, "b", false), (80, "e", true)]),
+            output(&disk, 2, &[(20, "b", true), (21, "c", false), (60, "d", true), (61, "a", false), (62, "a", true)]),
+        ];
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+            let mut view = View::default();
+            for file in &files {
+                view = view.with_segment(file.clone());
+            }
+            let cold: Vec<_> = order.iter().map(|i| files[*i].clone()).collect();
+            load(&shared, &mut view, &[], &cold, u64::MAX).expect("loaded");
+            let gsn_of = |key: &str| {
+                let hash = shared.hash(0, key.as_bytes());
+                let at = view.index.get(hash, |at| view.is_key(at, 0, key.as_bytes()))?;
+                view.peek(at).map(|record| record.gsn())
+            };
+            let found: Vec<_> = ["a", "b", "c", "d", "e", "last"].map(gsn_of).into();
+            assert_eq!(found, [Some(62), None, None, Some(60), Some(80), Some(90)], "{order:?}");
+            assert_eq!(view.ordered[0].as_ref().map(|ordered| ordered.len()), Some(4));
+        }
+        let dead = files.iter().map(|file| file.dead_bytes.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        assert!(dead.iter().all(|bytes| *bytes > 0), "{dead:?}");
+    }
+}

@@ -26,7 +26,7 @@ use super::compaction::Housekeeping;
 use super::error::EngineError;
 use super::file_keys::{FileKeys, hint_of, stored_hint};
 use super::files::{Files, SHARD_META};
-use super::format::manifest::{FileEntry, Manifest};
+use super::format::manifest::{FileEnd, FileEntry, Manifest};
 use super::format::notes::decode_catalog;
 use super::format::record::Kind;
 use super::format::segment_header::SegmentHeader;
@@ -413,13 +413,14 @@ impl Read {
             }
         }
         shared.memory_bytes.fetch_add(waiting * ENTRY_BYTES, Ordering::Relaxed);
-        if self.cut.is_none()
-            && let Some((segment, scan)) = self.log.last()
-            && segment.end().is_none()
-        {
-            if scan.stop == Stop::Sealed {
-                // The next segment was never opened: appending goes on in a fresh one.
-                segment.set_end(super::format::manifest::FileEnd { len: scan.end, last: scan.tail });
+        let cut_slot = self.cut.map(|(slot, _)| slot);
+        for (i, (segment, scan)) in self.log[..kept].iter().enumerate() {
+            if segment.end().is_some() || cut_slot == Some(segment.slot) {
+                continue;
+            }
+            if i + 1 < self.log.len() || scan.stop == Stop::Sealed {
+                // The next segment joins it, or was never opened. It was synced when it was read.
+                segment.set_end(FileEnd { len: scan.end, last: scan.tail });
                 segment.synced.store(true, Ordering::Release);
             } else {
                 log.active = Some(segment.clone());

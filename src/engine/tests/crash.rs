@@ -114,8 +114,13 @@ fn crash_everywhere(seed: u64, steps: u64, durability: Durability) -> u64 {
         };
         let after = crash.happen(disk);
         let lossy = !matches!(crash, Crash::Kill);
-        // On a thread of its own: this one is in the middle of something.
-        let outcome = std::thread::scope(|scope| scope.spawn(|| check(&after, &model, &options, lossy)).join());
+        let check = || check(&after, &model, &options, lossy);
+        let outcome = if durability == Durability::Os {
+            // On a thread of its own: this one may be in the middle of an append.
+            std::thread::scope(|scope| scope.spawn(check).join())
+        } else {
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(check))
+        };
         assert!(
             outcome.is_ok(),
             "seed {seed}, {durability:?}, after operation {operation}, {crash:?}: \

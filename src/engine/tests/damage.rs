@@ -407,3 +407,35 @@ fn a_torn_batch_is_cut_at_the_end_of_the_one_before_it() {
     }
     assert!(kept.get() > 0);
 }
+
+#[test]
+fn a_tail_that_is_torn_at_a_segments_first_record_leaves_the_segment_before_it_whole() {
+    // Under `Os` a segment is left behind un-synced: when the machine dies, the manifest does not know its end.
+    let disk = CrashDisk::new();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let options = EngineOptions { durability: Durability::Os, ..options() };
+    let engine = open_with(&shared, dir(), options.clone());
+    let shard = &engine.shards()[0];
+    shard.open_epoch(1, 1).expect("opened");
+    while shard.log_segments().len() < 2 {
+        put(shard, 1, format!("key{}", shard.tail().last.gsn).as_bytes(), &[1; 4000]);
+    }
+    put(shard, 1, b"more", &[1; 8000]);
+    let whole = shard.log_segments()[0].end().expect("ended").last.last.gsn;
+    // Of the second segment the first page is lost and the next is not.
+    let lost = |unsynced: &crate::disk::Unsynced| matches!(unsynced, crate::disk::Unsynced::Page { path, page: 0 } if path.ends_with("0000000002.seg"));
+    let crashed = disk.crash(&mut |unsynced| if lost(unsynced) { Keep::Drop } else { Keep::Keep });
+    for _ in 0..2 {
+        let shared: Arc<dyn Disk> = Arc::new(crashed.clone());
+        let engine = open_with(&shared, dir(), EngineOptions { boot_id: Some([2; 16]), ..options.clone() });
+        let shard = &engine.shards()[0];
+        assert_eq!(shard.state(), ShardState::Amnesic);
+        assert_eq!(shard.tail().last.gsn, whole);
+        assert!(shard.verify().is_sound(), "{:?}", shard.verify());
+        assert!(shard.log_segments()[0].end().is_some_and(|end| end.len > 60_000), "nothing of it was cut");
+        shard.advance_commit(whole);
+        shard.set_state(ShardState::Ready).expect("told");
+        assert!((1..whole).all(|gsn| get(shard, format!("key{gsn}").as_bytes()).is_some()));
+        shard.set_state(ShardState::Amnesic).expect("told");
+    }
+}
