@@ -234,6 +234,12 @@ impl RoleThread {
             return Ok(Reply::Done(StandingReply { standing }));
         }
         self.state.persist(&step.change).map_err(failed)?;
+        for shard in self.state.engine.shards() {
+            if shard.state() == ShardState::Amnesic {
+                tracing::info!(shard = shard.id(), "whole again: the log is what every voter that counts holds");
+                shard.set_state(ShardState::Ready).map_err(failed)?;
+            }
+        }
         let now = clock::now();
         let (standing, term) = {
             let mut core = self.state.core.lock();

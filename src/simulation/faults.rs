@@ -62,6 +62,11 @@ pub(super) enum Fault {
     Wipe {
         member: usize,
     },
+    /// One machine at a time: what several lose together under durability Os is lost.
+    LosePower {
+        member: usize,
+        down: Duration,
+    },
     LoseRegister,
     RollRegisterBack {
         states: usize,
@@ -75,7 +80,10 @@ impl Fault {
     pub(super) fn random(world: &mut World) -> Self {
         let members = world.places.len() as u64;
         let controllers = world.drivers.len() as u64;
-        let upheaval = world.plan.upheavals && world.calm();
+        let calm = world.calm();
+        let upheaval = world.plan.upheavals && calm;
+        let one_may_forget =
+            calm && world.store.present().is_some_and(|r| r.voters.len() > r.read_quorum()) || !world.plan.relaxed;
         let r = &mut world.random;
         let member = r.below(members) as usize;
         let controller = r.below(controllers) as usize;
@@ -88,6 +96,9 @@ impl Fault {
                 3 => Self::RollRegisterBack { states: 1 + r.below(6) as usize },
                 _ => Self::Replicas { count: 1 + r.below(5) as u32 },
             };
+        }
+        if one_may_forget && r.chance(100) {
+            return Self::LosePower { member, down: short };
         }
         match r.below(33) {
             0..=5 => Self::Kill { member, down: short },
@@ -146,6 +157,10 @@ impl World {
             Fault::Kill { member, down } => {
                 self.kill(member, down);
                 "kills"
+            }
+            Fault::LosePower { member, down } => {
+                self.power_off(member, down);
+                "losses of power"
             }
             Fault::KillAll { down } => {
                 for member in 0..self.places.len() {

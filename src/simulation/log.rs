@@ -112,7 +112,7 @@ impl Log {
         self.persisted_commit = self.len();
     }
 
-    /// The process was killed: any part of what was not synced may be gone.
+    /// Power was lost, or the process killed before it wrote: any part of what was not synced may be gone.
     pub(super) fn crash(&mut self, random: &mut Random) {
         let unsynced = self.len() - self.durable;
         let kept = self.durable + random.below(unsynced + 1);
@@ -125,12 +125,17 @@ impl Log {
         LogView { state: self.state, tail: self.tail(), commit, log_floor: self.floor, epochs: self.epochs.clone() }
     }
 
-    pub(super) fn report(&self, commit: Gsn) -> ShardReport {
+    /// What may be acknowledged: under durability Os, what was written.
+    pub(super) fn held(&self, relaxed: bool) -> Gsn {
+        if relaxed { self.len() } else { self.durable }
+    }
+
+    pub(super) fn report(&self, commit: Gsn, relaxed: bool) -> ShardReport {
         ShardReport {
             state: self.state,
             tail: self.tail(),
             commit,
-            durable: self.durable,
+            durable: self.held(relaxed),
             log_floor: self.floor,
             tombstone_floor: 0,
         }

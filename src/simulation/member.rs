@@ -86,6 +86,8 @@ pub(super) struct Hands<'a> {
     pub(super) wishes: &'a mut Vec<Wish>,
     pub(super) mutant: Option<Mutant>,
     pub(super) slow_disk: bool,
+    /// Durability Os.
+    pub(super) relaxed: bool,
     pub(super) controllers: usize,
 }
 
@@ -199,6 +201,7 @@ pub(super) struct Process {
     waiting: Vec<Waiting>,
     assembling: Option<Assembling>,
     told: u64,
+    relaxed: bool,
 }
 
 /// How an attempt to write ended at once.
@@ -241,6 +244,7 @@ impl Process {
             waiting: Vec::new(),
             assembling: None,
             told: 0,
+            relaxed: hands.relaxed,
         };
         process.core = MemberCore::new(disk.meta.clone(), instance, process.clock(hands.now));
         let first = Duration::from_millis(1 + hands.random.below(100));
@@ -297,7 +301,7 @@ impl Process {
         let gsn = disk.logs[shard].append(Entry { epoch, op });
         self.waiting.push(Waiting { op, shard, at: LogPosition::new(epoch, gsn) });
         self.appended(disk, hands);
-        if hands.mutant == Some(Mutant::LeaderCountsUnsynced) {
+        if self.relaxed || hands.mutant == Some(Mutant::LeaderCountsUnsynced) {
             self.count_own(disk, hands);
         }
         self.ship(disk, hands);
@@ -352,7 +356,8 @@ impl Process {
         let mut risen = false;
         if let Some(quorum) = &mut self.quorum {
             for (shard, log) in disk.logs.iter().enumerate() {
-                let held = if hands.mutant == Some(Mutant::LeaderCountsUnsynced) { log.len() } else { log.durable };
+                let relaxed = self.relaxed || hands.mutant == Some(Mutant::LeaderCountsUnsynced);
+                let held = log.held(relaxed);
                 risen |= quorum.held(me, shard as u16, held).is_some();
             }
         }
@@ -527,7 +532,8 @@ impl Process {
                 Err(refusal) => Running::Refused(refusal, caller),
             },
             Job::Promote(r, caller) => {
-                let reports: Vec<_> = disk.logs.iter().zip(&self.commit).map(|(l, &c)| l.report(c)).collect();
+                let reports: Vec<_> =
+                    disk.logs.iter().zip(&self.commit).map(|(l, &c)| l.report(c, self.relaxed)).collect();
                 match self.core.begin_promote(&r, &reports) {
                     Ok(step) => Running::Promote(step, self.commit.clone(), caller),
                     Err(refusal) => Running::Refused(refusal, caller),
@@ -574,12 +580,15 @@ impl Process {
                 if hands.mutant != Some(Mutant::PromiseNotPersisted) {
                     step.change.apply(&mut disk.meta);
                 }
-                let reports = disk.logs.iter().zip(&self.commit).map(|(l, &c)| l.report(c)).collect();
+                let reports = disk.logs.iter().zip(&self.commit).map(|(l, &c)| l.report(c, self.relaxed)).collect();
                 let reply = self.core.finish_fence(&step, reports, 0, drained, now);
                 answer = Some((caller, reply.map(Reply::Fenced)));
             }
             Running::Promote(step, commits, caller) => {
                 step.change.apply(&mut disk.meta);
+                for log in disk.logs.iter_mut().filter(|l| l.state == DataState::Amnesic) {
+                    log.state = DataState::Ready;
+                }
                 let already = step.already;
                 let result = self.core.finish_promote(step, now);
                 if result.is_ok() && !already {
@@ -769,6 +778,9 @@ impl Process {
             disk.logs[shard].append(entry);
         }
         self.appended(disk, hands);
+        if self.relaxed {
+            self.acknowledge(disk, hands);
+        }
         self.take_commit(disk, shard, commit, hands);
     }
 
@@ -802,17 +814,16 @@ impl Process {
         if !self.core.may_acknowledge(epoch, leader) {
             return;
         }
-        let held = |log: &Log| {
-            if hands.mutant == Some(Mutant::AcknowledgesUnsynced) { log.len() } else { log.durable }
-        };
-        let durable: Vec<Gsn> = disk.logs.iter().map(held).collect();
+        let relaxed = self.relaxed || hands.mutant == Some(Mutant::AcknowledgesUnsynced);
+        let durable: Vec<Gsn> = disk.logs.iter().map(|log| log.held(relaxed)).collect();
         let reached = goal.iter().zip(&durable).all(|(goal, have)| have >= goal);
         let nonce = *nonce;
         hands.send(Address::Member(number), Message::Ack { sid: self.me(), epoch, nonce, durable });
         if reached {
             self.caught_up = true;
-            let syncing = disk.logs.iter().any(|l| l.state == DataState::Syncing);
-            if syncing {
+            let waits = |l: &Log| matches!(l.state, DataState::Syncing | DataState::Amnesic);
+            if disk.logs.iter().any(waits) {
+                self.sync_all(disk);
                 for log in &mut disk.logs {
                     log.state = DataState::Ready;
                 }
@@ -1102,7 +1113,7 @@ impl Process {
                 log.durable = log.len();
             }
         }
-        let reports: Vec<_> = disk.logs.iter().zip(&self.commit).map(|(l, &c)| l.report(c)).collect();
+        let reports: Vec<_> = disk.logs.iter().zip(&self.commit).map(|(l, &c)| l.report(c, self.relaxed)).collect();
         let targets: Vec<LogTail> = a.request.targets.iter().map(|t| t.tail).collect();
         let result = self.core.check_assemble(a.request.epoch).and_then(|()| {
             if MemberCore::at_targets(&reports, &targets) {
@@ -1209,7 +1220,7 @@ impl Process {
             standing: self.core.standing(),
             role: self.core.role(),
             leader: self.core.following().map(|f| f.leader.sid),
-            shards: disk.logs.iter().zip(&self.commit).map(|(l, &c)| l.report(c)).collect(),
+            shards: disk.logs.iter().zip(&self.commit).map(|(l, &c)| l.report(c, self.relaxed)).collect(),
             leader_silence: self.core.following().map(|_| silence),
             leader_gone: self.core.following().is_some() && self.leader_gone,
             cannot_commit: self.core.lease().map_or(Duration::ZERO, |l| l.cannot_commit(now)),
@@ -1223,7 +1234,7 @@ impl Process {
     }
 
     /// What was in flight when the process died may or may not have reached the disk.
-    pub(super) fn die(self, disk: &mut Disk, random: &mut Random) {
+    pub(super) fn die(self, disk: &mut Disk, power: bool, random: &mut Random) {
         let change = match &self.running {
             Some(Running::Init(step, _)) if !step.already => Some(&step.started),
             Some(Running::Fence(step, ..)) => Some(&step.change),
@@ -1235,7 +1246,13 @@ impl Process {
             change.apply(&mut disk.meta);
         }
         for log in &mut disk.logs {
-            log.crash(random);
+            // The page cache outlives a process.
+            if power || !self.relaxed {
+                log.crash(random);
+            }
+            if power && self.relaxed && log.state == DataState::Ready {
+                log.state = DataState::Amnesic;
+            }
         }
     }
 }

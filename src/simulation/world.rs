@@ -31,6 +31,8 @@ pub(super) struct Plan {
     pub(super) controllers: usize,
     pub(super) shards: usize,
     pub(super) ack: AckRule,
+    /// Durability Os.
+    pub(super) relaxed: bool,
     /// How long things go wrong.
     pub(super) rough: Duration,
     pub(super) loss_permille: u64,
@@ -60,6 +62,7 @@ impl Plan {
             controllers: 1 + random.below(3) as usize,
             shards: 1 + random.below(2) as usize,
             ack: if random.chance(250) { AckRule::All } else { AckRule::Quorum },
+            relaxed: random.chance(200),
             rough: Duration::from_millis(4000 + random.below(8000)),
             loss_permille: [0, 0, 5, 30][random.below(4) as usize],
             duplicate_permille: [0, 10, 50][random.below(3) as usize],
@@ -80,6 +83,7 @@ impl Plan {
             controllers: 1,
             shards: 1,
             ack: AckRule::Quorum,
+            relaxed: false,
             loss_permille: 0,
             duplicate_permille: 0,
             late_permille: 0,
@@ -475,6 +479,7 @@ impl World {
             wishes: &mut wishes,
             mutant: self.plan.mutant,
             slow_disk: place.slow_disk,
+            relaxed: self.plan.relaxed,
             controllers: self.drivers.len(),
         };
         action(process, &mut place.disk, &mut hands);
@@ -810,6 +815,7 @@ impl World {
             wishes: &mut wishes,
             mutant: self.plan.mutant,
             slow_disk: place.slow_disk,
+            relaxed: self.plan.relaxed,
             controllers: self.drivers.len(),
         };
         let process = Process::open(&mut place.disk, &mut hands);
@@ -818,13 +824,22 @@ impl World {
         self.carry_out(member, wishes);
     }
 
-    /// kill -9, or a loss of power; it comes back after `down`.
+    /// kill -9; it comes back after `down`.
     pub(super) fn kill(&mut self, member: usize, down: Duration) {
+        self.end(member, false, down);
+    }
+
+    /// A loss of power.
+    pub(super) fn power_off(&mut self, member: usize, down: Duration) {
+        self.end(member, true, down);
+    }
+
+    fn end(&mut self, member: usize, power: bool, down: Duration) {
         let place = &mut self.places[member];
         let Some(process) = place.process.take() else { return };
         place.paused_until = Duration::ZERO;
-        process.die(&mut place.disk, &mut self.random);
-        self.tell(|| format!("m-{member} is killed"));
+        process.die(&mut place.disk, power, &mut self.random);
+        self.tell(|| format!("m-{member} {}", if power { "loses power" } else { "is killed" }));
         for other in 0..self.places.len() {
             let life = self.places[other].life;
             let link = (Address::Member(member), Address::Member(other));

@@ -130,7 +130,8 @@ pub struct FenceStep {
     pub role: RoleChange,
 }
 
-/// First phase of PROMOTE: persist, [`MemberCore::finish_promote`], then open the epoch on every shard.
+/// First phase of PROMOTE: persist, make every Amnesic shard Ready, [`MemberCore::finish_promote`], then open the
+/// epoch on every shard.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct PromoteStep {
@@ -597,8 +598,11 @@ impl MemberCore {
     }
 }
 
+/// Whether a candidate's data can be made whole by the targets. An amnesic log that is brought to the targets holds
+/// what the read quorum holds; whether amnesic storage may be *counted* is the controller's to judge (it is only when
+/// every voter answers). Whoever is promoted is whole from then on.
 fn check_states(states: &[DataState]) -> Result<(), Refusal> {
-    match states.iter().position(|s| !matches!(s, DataState::Ready | DataState::Damaged)) {
+    match states.iter().position(|s| !matches!(s, DataState::Ready | DataState::Damaged | DataState::Amnesic)) {
         None => Ok(()),
         Some(shard) => Err(Refusal::NotReady { shard: shard as u16, state: states[shard] }),
     }

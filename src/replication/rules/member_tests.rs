@@ -152,9 +152,12 @@ fn a_promotion_wants_the_logs_exactly_at_the_targets() {
     assert!(matches!(at(shard(1, 4)), Err(Refusal::NotAtTarget { .. })));
     assert!(matches!(at(shard(1, 6)), Err(Refusal::NotAtTarget { .. })));
     assert!(matches!(at(ShardReport { durable: 4, ..shard(1, 5) }), Err(Refusal::NotAtTarget { .. })));
-    let amnesic = ShardReport { state: DataState::Amnesic, ..shard(1, 5) };
-    assert!(matches!(at(amnesic), Err(Refusal::NotReady { .. })));
+    for state in [DataState::Blank, DataState::Syncing, DataState::Quarantined] {
+        assert!(matches!(at(ShardReport { state, ..shard(1, 5) }), Err(Refusal::NotReady { .. })));
+    }
     assert!(at(shard(1, 5)).is_ok());
+    // Brought to what a read quorum holds, it is whole.
+    assert!(at(ShardReport { state: DataState::Amnesic, ..shard(1, 5) }).is_ok());
 }
 
 #[test]

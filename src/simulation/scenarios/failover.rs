@@ -165,3 +165,54 @@ fn a_second_controller_takes_over_when_the_first_is_gone_too() {
     w.reach("another member leads", |w| w.leader().is_some_and(|l| l != leader));
     assert!(w.now - killed > ms(500), "a controller of rank 1 waits for the first");
 }
+
+#[test]
+fn under_os_durability_an_amnesic_voter_is_not_counted_until_it_equals_the_leader() {
+    let mut w = World::new(Plan { relaxed: true, ..Plan::calm(3) });
+    w.settle();
+    let leader = w.the_leader();
+    let (first, second) = (w.other_than(leader), 3 - leader - w.other_than(leader));
+    // One after the other, without a leader in between that could make the first whole again.
+    w.keep_down(leader);
+    w.places[first].kept_down = true;
+    w.power_off(first, ms(0));
+    w.run_well(ms(200));
+    let epoch = w.epoch();
+    w.let_up(first);
+    w.run_well(Duration::from_secs(3));
+    assert!(w.leader().is_none(), "one whole voter and one that forgot are no read quorum");
+    assert!(w.epoch() <= epoch + 1, "no epochs are used up for nothing");
+    assert!(w.condition("Amnesic").is_some() || w.condition("NoQuorum").is_some(), "{:?}", w.view().conditions);
+    w.let_up(leader);
+    w.settle();
+    assert!(w.places[first].disk.is_ready() && w.places[second].disk.is_ready());
+    w.check_everything();
+}
+
+#[test]
+fn when_all_lost_power_under_os_durability_all_must_answer_and_it_is_told() {
+    for members in [1, 2, 3] {
+        let mut w = World::new(Plan { relaxed: true, ..Plan::calm(members) });
+        w.told = Some(Vec::new());
+        w.settle();
+        w.clients = false;
+        // Everything was synced: nothing is really lost, which nobody can know.
+        w.run_well(Duration::from_secs(1));
+        w.expect_alarms = true;
+        for member in 0..members {
+            w.places[member].kept_down = true;
+            w.power_off(member, ms(0));
+        }
+        for member in 1..members {
+            w.let_up(member);
+        }
+        w.run_well(Duration::from_secs(4));
+        assert!(w.leader().is_none() || members == 1);
+        w.let_up(0);
+        w.settle();
+        let told = w.told.take().unwrap_or_default();
+        assert!(told.iter().any(|line| line.contains("PossibleDataLoss")), "{told:#?}");
+        assert!(w.places.iter().all(|p| p.disk.is_ready()));
+        w.check_everything();
+    }
+}

@@ -388,8 +388,11 @@ impl Controller {
             voters.iter().filter(counts).count()
         };
         let (have, needed) = (valid(&BTreeSet::new()), change.allocated.read_quorum());
-        let enough = (have >= needed || self.live_leader_answered(change, &f.answers))
-            && change.plan.must_fence.iter().all(|sid| f.answers.contains_key(sid));
+        let quorum = have >= needed || self.live_leader_answered(change, &f.answers);
+        // The amnesia rule: what W voters held and some lost with their page cache is among all of them, if anywhere.
+        let all_answered = voters.iter().all(|sid| f.answers.get(sid).is_some_and(|a| a.valid_with_all(change.epoch)));
+        let amnesia = !quorum && all_answered;
+        let enough = (quorum || amnesia) && change.plan.must_fence.iter().all(|sid| f.answers.contains_key(sid));
         let mut obstacle = format!("{have} of {needed} valid answers of the voters to FENCE");
         // Whatever W voters held is among any R answers: an entry that only those left out hold was never committed.
         let left_out: BTreeSet<Sid> = f.ignored.iter().copied().chain(change.plan.ignore).collect();
@@ -401,6 +404,7 @@ impl Controller {
                 change.plan.voters != *voters || change.plan.write_quorum != change.allocated.write_quorum;
             let question = Question {
                 epoch: change.epoch,
+                amnesia,
                 voters,
                 next: &change.plan.voters,
                 assembled: if changes_config { change.plan.write_quorum as usize } else { 1 },
@@ -421,6 +425,17 @@ impl Controller {
                         (false, _) => WISHED,
                     };
                     if now >= quorum_at + patience {
+                        if amnesia {
+                            self.tell(
+                                Severity::Alarm,
+                                "PossibleDataLoss",
+                                format!(
+                                    "only {have} of {needed} voters kept all that they had acknowledged (durability Os, \
+                                     power lost); all voters answer, the most that any holds is kept: writes of the \
+                                     last moment may be gone"
+                                ),
+                            );
+                        }
                         return Progress::Next(Box::new(self.chosen(std::mem::take(f), choice)));
                     }
                     self.wake(quorum_at + patience);

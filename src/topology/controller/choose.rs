@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::members::may_vote;
+use super::members::{may_vote, may_vote_with_all};
 use crate::ident::Sid;
 use crate::position::{Epoch, LogTail};
 use crate::topology::message::{DataState, FenceReply, MemberName};
@@ -25,6 +25,11 @@ impl Answer {
     pub(super) fn valid(&self, epoch: Epoch) -> bool {
         self.reply.standing.promised == epoch && may_vote(&self.reply.shards)
     }
+
+    /// Whether it counts if every voter has answered.
+    pub(super) fn valid_with_all(&self, epoch: Epoch) -> bool {
+        self.reply.standing.promised == epoch && may_vote_with_all(&self.reply.shards)
+    }
 }
 
 /// What speaks for or against a member as leader, besides its log.
@@ -40,6 +45,8 @@ pub(super) struct Fitness {
 #[derive(Debug)]
 pub(super) struct Question<'a> {
     pub(super) epoch: Epoch,
+    /// Every voter has answered and too few are whole: amnesic ones count.
+    pub(super) amnesia: bool,
     /// V, whose answers are counted.
     pub(super) voters: &'a [Sid],
     /// V', one of whom shall lead.
@@ -87,10 +94,16 @@ pub(super) enum NoChoice {
     Diverged(String),
 }
 
+impl Question<'_> {
+    fn counts(&self, answer: &Answer) -> bool {
+        answer.valid(self.epoch) || self.amnesia && answer.valid_with_all(self.epoch)
+    }
+}
+
 /// TARGET.
-fn targets(answers: &BTreeMap<Sid, Answer>, voters: &[Sid], epoch: Epoch) -> Result<Vec<Target>, NoChoice> {
+fn targets(answers: &BTreeMap<Sid, Answer>, question: &Question<'_>) -> Result<Vec<Target>, NoChoice> {
     let mut targets: Vec<Target> = Vec::new();
-    let valid = || answers.iter().filter(|(sid, a)| voters.contains(sid) && a.valid(epoch));
+    let valid = || answers.iter().filter(|(sid, a)| question.voters.contains(sid) && question.counts(a));
     for (&sid, answer) in valid() {
         let shards = &answer.reply.shards;
         if targets.is_empty() {
@@ -151,14 +164,11 @@ pub(super) fn at_targets(answer: &Answer, targets: &[Target]) -> bool {
 /// TARGET and CHOOSE.
 pub(super) fn choose(answers: &BTreeMap<Sid, Answer>, question: &Question<'_>) -> Result<Choice, NoChoice> {
     let q = question;
-    let targets = targets(answers, q.voters, q.epoch)?;
+    let targets = targets(answers, q)?;
     let mut able: Vec<(Sid, &Answer, bool, u64)> = answers
         .iter()
         .filter(|(sid, a)| {
-            q.next.contains(sid)
-                && !q.excluded.contains(sid)
-                && a.valid(q.epoch)
-                && a.reply.shards.len() == targets.len()
+            q.next.contains(sid) && !q.excluded.contains(sid) && q.counts(a) && a.reply.shards.len() == targets.len()
         })
         .map(|(&sid, a)| {
             let (sure, entries) = missing(a, &targets, answers);
@@ -171,7 +181,7 @@ pub(super) fn choose(answers: &BTreeMap<Sid, Answer>, question: &Question<'_>) -
         .filter(|(sid, ..)| q.only.is_none_or(|only| only == *sid))
         .min_by_key(|&&(sid, answer, sure, entries)| {
             let f = fitness(sid);
-            let damaged = answer.reply.shards.iter().any(|s| s.state == DataState::Damaged);
+            let damaged = answer.reply.shards.iter().any(|s| s.state != DataState::Ready);
             let unwished =
                 (q.want.is_some_and(|want| want != sid), q.avoid == Some(sid), q.keep.is_some_and(|keep| keep != sid));
             (damaged, unwished, f.leaving, f.disk_full, !sure, f.cooling, entries, f.ordinal, sid)

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Controller;
 use super::change::{Kind, Plan};
-use super::members::{Link, belongs};
+use super::members::{Link, belongs, may_vote_with_all};
 use crate::ident::Sid;
 use crate::topology::message::Role;
 use crate::topology::register::Register;
@@ -199,7 +199,25 @@ impl Controller {
             present.contains(&last.sid)
                 && self.members.fresh(last.sid, self.now).is_some_and(|r| r.standing.live_led == last.epoch)
         });
+        let remembers = |&sid: &Sid| {
+            self.members.fresh(sid, self.now).is_some_and(|r| {
+                belongs(&r.standing, register.cluster_id, register.lineage) && may_vote_with_all(&r.shards)
+            })
+        };
+        if present.len() < needed && !live_leader && register.voters.iter().all(remembers) {
+            // The amnesia rule: see FENCE.
+            return Some(Plan::same_voters(kind, reason, since, register));
+        }
         if present.len() < needed && !live_leader {
+            let amnesic = register.voters.iter().filter(|sid| remembers(sid)).count() > present.len();
+            if amnesic {
+                self.condition(
+                    "Amnesic",
+                    "members lost power under durability Os and may lack what they acknowledged: without a read \
+                     quorum of others, a leader is chosen only once every voter answers"
+                        .into(),
+                );
+            }
             self.condition(
                 "NoQuorum",
                 format!("{reason}; {} of the {needed} voters needed to choose a leader answer", present.len()),

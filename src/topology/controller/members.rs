@@ -105,6 +105,13 @@ pub(super) fn may_vote(shards: &[ShardReport]) -> bool {
     !shards.is_empty() && shards.iter().all(|s| matches!(s.state, DataState::Ready | DataState::Damaged))
 }
 
+/// Whether a member's data may vote if every voter answers: the amnesia rule. Any one of them may have lost what it
+/// had not synced, so only all together are known to hold all that is left.
+pub(super) fn may_vote_with_all(shards: &[ShardReport]) -> bool {
+    let whole = |s: &ShardReport| matches!(s.state, DataState::Ready | DataState::Damaged | DataState::Amnesic);
+    !shards.is_empty() && shards.iter().all(whole)
+}
+
 /// Whether storage was formatted and nothing else ever happened to it.
 pub(super) fn is_blank(report: &HealthReport) -> bool {
     report.standing.init == InitState::None

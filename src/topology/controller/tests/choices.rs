@@ -40,6 +40,7 @@ fn answer(sid: u128, shards: &[(u64, u64, u64, u64)]) -> (Sid, Answer) {
 }
 
 struct Asked {
+    amnesia: bool,
     voters: Vec<Sid>,
     next: Vec<Sid>,
     assembled: usize,
@@ -52,13 +53,23 @@ struct Asked {
 fn asked(voters: &[u128]) -> Asked {
     let voters: Vec<Sid> = voters.iter().map(|&v| Sid(v)).collect();
     let fitness = voters.iter().map(|&v| (v, Fitness { ordinal: v.0 as u32, ..Default::default() })).collect();
-    Asked { next: voters.clone(), voters, assembled: 1, want: None, avoid: None, excluded: BTreeSet::new(), fitness }
+    Asked {
+        amnesia: false,
+        next: voters.clone(),
+        voters,
+        assembled: 1,
+        want: None,
+        avoid: None,
+        excluded: BTreeSet::new(),
+        fitness,
+    }
 }
 
 impl Asked {
     fn choose<const N: usize>(&self, answers: [(Sid, Answer); N]) -> Result<Choice, NoChoice> {
         let question = Question {
             epoch: EPOCH,
+            amnesia: self.amnesia,
             voters: &self.voters,
             next: &self.next,
             assembled: self.assembled,
@@ -164,4 +175,15 @@ fn who_is_leaving_cooling_or_full_leads_only_if_nobody_else_can() {
         assert_eq!(asked.choose(both).unwrap().leader, Sid(2), "{unfit:?}");
         assert_eq!(asked.choose([answer(1, &[(3, 10, 9, 1)])]).unwrap().leader, Sid(1), "{unfit:?}");
     }
+}
+
+#[test]
+fn amnesic_storage_counts_where_all_answer_and_leads_only_if_nobody_whole_can() {
+    let (sid, mut amnesic) = answer(1, &[(3, 12, 9, 1)]);
+    amnesic.reply.shards[0].state = DataState::Amnesic;
+    let mut asked = asked(&[1, 2]);
+    asked.amnesia = true;
+    let choice = asked.choose([(sid, amnesic.clone()), answer(2, &[(3, 10, 9, 1)])]).unwrap();
+    assert_eq!((choice.leader, choice.targets[0].tail.last.gsn), (Sid(2), 12), "what it still holds is not given up");
+    assert_eq!(asked.choose([(sid, amnesic)]).unwrap().leader, Sid(1));
 }
