@@ -12,7 +12,6 @@ use crate::support::operator::{Cluster, NAMESPACE, operator};
 const QUIET: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs charts/armdb-operator"]
 async fn idle_clusters_cause_no_write_request() {
     case("idle", async |namespace| {
         operator().await;

@@ -9,7 +9,6 @@ use crate::support::workload::Workload;
 use crate::support::{case, eventually, harness};
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs charts/armdb-operator"]
 async fn an_applied_cluster_becomes_ready_and_serves_by_its_services() {
     case("install", async |namespace| {
         operator().await;
@@ -35,7 +34,6 @@ async fn an_applied_cluster_becomes_ready_and_serves_by_its_services() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs charts/armdb-operator"]
 async fn a_killed_leader_is_replaced_and_nothing_acknowledged_is_lost() {
     case("leader-killed", async |namespace| {
         operator().await;

@@ -1,5 +1,6 @@
 //! The operator as a user installs it, and the clusters it runs.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use armdb::api::{ArmdbClusterStatus, names};
@@ -80,6 +81,60 @@ impl<'a> Cluster<'a> {
     /// The leader of the first partition.
     pub async fn leader(&self) -> String {
         eventually("there is a leader", async || self.status().await.partitions.first()?.leader.clone()).await
+    }
+
+    /// Waits until another member than `former` leads, and serves; who.
+    pub async fn another_leader(&self, former: &str) -> String {
+        eventually("another member leads", async || {
+            let partition = self.status().await.partitions.into_iter().next()?;
+            let serves = partition.state == armdb::api::PartitionState::Available;
+            partition.leader.filter(|leader| leader != former && serves)
+        })
+        .await
+    }
+
+    /// Status and reason of a condition.
+    pub async fn condition(&self, kind: &str) -> (String, String) {
+        let conditions = self.status().await.conditions;
+        let found = conditions.into_iter().find(|condition| condition.type_ == kind);
+        found.map(|condition| (condition.status, condition.reason)).unwrap_or_default()
+    }
+
+    /// Waits until a condition has this status and reason; its message.
+    pub async fn until(&self, kind: &str, status: &str, reason: &str) -> String {
+        eventually(&format!("{kind} is {status} with {reason}"), async || {
+            let conditions = self.status().await.conditions;
+            let found = conditions.into_iter().find(|condition| condition.type_ == kind)?;
+            (found.status == status && found.reason == reason).then_some(found.message)
+        })
+        .await
+    }
+
+    /// Changes the object as `kubectl patch --type merge` does.
+    pub async fn patch(&self, patch: Value) {
+        let object = format!("armdb/{}", self.name);
+        let patched = kubectl(["-n", self.namespace, "patch", &object, "--type=merge", "-p", &patch.to_string()]).await;
+        patched.unwrap_or_else(|complaint| panic!("kubectl patch {object}: {complaint}"));
+    }
+
+    /// Changes the spec and waits until all of it is in force.
+    pub async fn change(&self, spec: Value) {
+        self.patch(json!({"spec": spec})).await;
+        self.ready().await;
+    }
+
+    /// Its pods, by name: uid and image.
+    pub async fn pods(&self) -> BTreeMap<String, (String, String)> {
+        let selector = format!("armdb.io/cluster={}", self.name);
+        let listed = kubectl(["-n", self.namespace, "get", "pods", "-l", &selector, "-o", "json"]).await;
+        let list: Value = serde_json::from_str(&listed.expect("pods can be listed")).expect("JSON");
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let pods = list["items"].as_array().expect("a list").iter();
+        pods.map(|pod| {
+            let image = text(&pod["spec"]["containers"][0]["image"]);
+            (text(&pod["metadata"]["name"]), (text(&pod["metadata"]["uid"]), image))
+        })
+        .collect()
     }
 
     /// `host:port` of one of its services, by name.

@@ -1,0 +1,151 @@
+//! What a cluster survives: its pods, its nodes, its operator, the API server. An application works all the while, and
+//! everything it was promised is checked afterwards.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::operator::{Cluster, NAMESPACE, operator};
+use crate::support::workload::Workload;
+use crate::support::{case, eventually, get, harness, kubectl};
+
+/// A cluster, Ready, and an application at work on it.
+async fn working<'a>(namespace: &'a str, spec: serde_json::Value) -> (Cluster<'a>, Workload) {
+    operator().await;
+    let cluster = Cluster::apply(namespace, "kv", spec).await;
+    cluster.ready().await;
+    let workload = Workload::start(&cluster.client().await, namespace, 4);
+    workload.acknowledges(200).await;
+    (cluster, workload)
+}
+
+async fn finish(what: &str, workload: Workload) -> usize {
+    let history = workload.finish().await;
+    let failures = history.failures().len();
+    let (acknowledged, silence) = (history.acknowledged(), history.longest_silence());
+    println!("{what}: {acknowledged} writes acknowledged, {failures} operations failed, longest silence {silence:?}");
+    failures
+}
+
+async fn delete(namespace: &str, arguments: &[&str]) {
+    let deleted = kubectl([&["-n", namespace, "delete", "--wait=false"], arguments].concat()).await;
+    deleted.unwrap_or_else(|complaint| panic!("kubectl delete {}: {complaint}", arguments.join(" ")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_pod_is_deleted_hands_over_and_no_request_fails() {
+    case("pod-deleted", async |namespace| {
+        let (cluster, workload) = working(namespace, json!({})).await;
+        let leader = cluster.leader().await;
+        delete(namespace, &["pod", &leader]).await;
+        cluster.another_leader(&leader).await;
+        workload.acknowledges(200).await;
+        cluster.ready().await;
+        assert_eq!(finish("pod deleted", workload).await, 0, "it was planned");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_pod_is_taken_without_grace_is_replaced() {
+    case("pod-forced", async |namespace| {
+        let (cluster, workload) = working(namespace, json!({})).await;
+        let leader = cluster.leader().await;
+        delete(namespace, &["pod", &leader, "--grace-period=0", "--force"]).await;
+        cluster.another_leader(&leader).await;
+        workload.acknowledges(200).await;
+        cluster.ready().await;
+        finish("pod taken", workload).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_on_an_unplugged_node_is_replaced_and_follows_when_it_is_back() {
+    case("node-lost", async |namespace| {
+        let (cluster, workload) = working(namespace, json!({})).await;
+        let leader = cluster.leader().await;
+        let pod = get(namespace, "pod", &leader).await.expect("it is there");
+        let node = pod["spec"]["nodeName"].as_str().expect("it is placed").to_owned();
+        let number = node.strip_prefix("node").expect("nodes are numbered");
+        harness(&["node-down", number]).await;
+        cluster.another_leader(&leader).await;
+        workload.acknowledges(200).await;
+        harness(&["node-up", number]).await;
+        cluster.ready().await;
+        let after = get(namespace, "pod", &leader).await.expect("it is there");
+        assert_eq!(after["metadata"]["uid"], pod["metadata"]["uid"], "the pod was left alone");
+        finish("node unplugged", workload).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_dies_together_with_a_leader_holds_nothing_up() {
+    case("operator-lost", async |namespace| {
+        let (cluster, workload) = working(namespace, json!({})).await;
+        let leader = cluster.leader().await;
+        let lease = get(NAMESPACE, "lease", "armdb").await.expect("there is one");
+        let holder = lease["spec"]["holderIdentity"].as_str().expect("somebody holds it").to_owned();
+        delete(NAMESPACE, &["pod", &holder, "--grace-period=0", "--force"]).await;
+        harness(&["signal", "KILL", namespace, &leader]).await;
+        workload.acknowledges(200).await;
+        cluster.another_leader(&leader).await;
+        cluster.ready().await;
+        finish("operator and leader lost", workload).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_go_on_while_the_api_server_is_away_and_failover_resumes_when_it_is_back() {
+    case("api-server-away", async |namespace| {
+        let (cluster, workload) = working(namespace, json!({})).await;
+        let leader = cluster.leader().await;
+        harness(&["stop", "kube-apiserver"]).await;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        workload.acknowledges(200).await;
+        harness(&["start", "kube-apiserver"]).await;
+        eventually("it is back", async || kubectl(["get", "--raw", "/readyz"]).await.ok()).await;
+        assert_eq!(cluster.leader().await, leader, "its absence was no reason to move the lead");
+        harness(&["signal", "KILL", namespace, &leader]).await;
+        workload.acknowledges(200).await;
+        cluster.another_leader(&leader).await;
+        cluster.ready().await;
+        finish("API server away", workload).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_volume_is_given_up_comes_back_blank_and_votes_again() {
+    case("volume-lost", async |namespace| {
+        let (cluster, workload) = working(namespace, json!({})).await;
+        let leader = cluster.leader().await;
+        let members = cluster.status().await.partitions[0].members.clone();
+        let lost = members.iter().find(|member| member.name != leader).expect("a follower");
+        delete(namespace, &["pvc", &format!("data-{}", lost.name)]).await;
+        delete(namespace, &["pod", &lost.name]).await;
+        eventually("it has new storage and votes", async || {
+            let status = cluster.status().await;
+            let member = status.partitions[0].members.iter().find(|member| member.name == lost.name)?.clone();
+            (member.sid != lost.sid && member.role == armdb::api::MemberRole::Follower).then_some(())
+        })
+        .await;
+        cluster.ready().await;
+        finish("volume lost", workload).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_members_deleted_at_once_come_back_with_everything() {
+    case("all-deleted", async |namespace| {
+        let (cluster, workload) = working(namespace, json!({})).await;
+        delete(namespace, &["pods", "-l", "armdb.io/cluster=kv"]).await;
+        workload.acknowledges(200).await;
+        cluster.ready().await;
+        finish("all deleted", workload).await;
+    })
+    .await;
+}
