@@ -28,7 +28,6 @@ pub mod ident;
 pub mod local;
 pub mod net;
 pub mod node;
-#[cfg(feature = "operator")]
 pub mod operator;
 pub mod position;
 pub mod replication;

@@ -19,13 +19,11 @@ pub mod endpoints;
 pub mod failure;
 pub mod get;
 pub mod inspect;
-#[cfg(feature = "operator")]
 pub mod kubectl;
 pub mod load;
 pub mod local;
 pub mod logging;
 pub mod node;
-#[cfg(feature = "operator")]
 pub mod operator;
 pub mod output;
 pub mod put;
@@ -88,10 +86,8 @@ pub enum Command {
     Local(local::Args),
     #[allow(missing_docs)]
     Node(node::Args),
-    #[cfg(feature = "operator")]
     #[allow(missing_docs)]
     Operator(operator::Args),
-    #[cfg(feature = "operator")]
     #[allow(missing_docs)]
     Kubectl(kubectl::Args),
     #[allow(missing_docs)]
@@ -125,9 +121,7 @@ impl Command {
             Self::Inspect(args) => inspect::run(args, global),
             Self::Local(args) => local::run(args, global),
             Self::Node(args) => node::run(args, global),
-            #[cfg(feature = "operator")]
             Self::Operator(args) => operator::run(args, global),
-            #[cfg(feature = "operator")]
             Self::Kubectl(args) => kubectl::run(args, global),
             Self::Get(args) => get::run(args, global),
             Self::Put(args) => put::run(args, global),
@@ -147,7 +141,6 @@ impl Command {
     fn default_log_filter(&self) -> Option<&'static str> {
         match self {
             Self::Node(_) => None,
-            #[cfg(feature = "operator")]
             Self::Operator(_) => None,
             _ => Some("warn"),
         }
@@ -172,7 +165,7 @@ pub fn main() -> ExitCode {
 /// As `kubectl-armdb`, what follows are the arguments of `armdb kubectl`.
 fn as_plugin(mut args: Vec<OsString>) -> Vec<OsString> {
     let name = args.first().map(Path::new).and_then(Path::file_name);
-    if cfg!(feature = "operator") && name.is_some_and(|name| name == "kubectl-armdb") {
+    if name.is_some_and(|name| name == "kubectl-armdb") {
         args.insert(1, "kubectl".into());
     }
     args
@@ -220,7 +213,6 @@ mod tests {
         assert_eq!(cli.global.endpoints, ["a:1", "b:2"]);
     }
 
-    #[cfg(feature = "operator")]
     #[test]
     fn as_a_plugin_of_kubectl_it_is_the_command_kubectl() {
         let args = |args: &[&str]| args.iter().map(OsString::from).collect::<Vec<_>>();
