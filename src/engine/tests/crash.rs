@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::history::{Model, Run, compare_contents, compare_log, tiny};
+use super::history::{Model, Power, Run, compare_contents, compare_log, tiny};
 use super::*;
 use crate::disk::{CrashDisk, Disk, Keep};
 
@@ -45,14 +45,14 @@ impl Crash {
 
 /// Opens what a crash has left and compares it with what may be there. `lossy`: under `Os`, the machine died.
 fn check(disk: &Arc<dyn Disk>, model: &Model, options: &EngineOptions, lossy: bool) {
-    let boot_id = Some([if lossy { 2 } else { 1 }; 16]);
+    let boot_id = Some([if lossy { 255 } else { model.boot }; 16]);
     let options = EngineOptions { boot_id, ..options.clone() };
     let engine = Engine::open(disk.clone(), Path::new("/data"), options.clone(), InstanceId(2)).expect("it opens");
     let shard = engine.shards()[0].clone();
     let relaxed = options.durability == Durability::Os;
     match shard.state() {
         ShardState::Ready => {}
-        ShardState::Amnesic if relaxed && lossy => shard.set_state(ShardState::Ready).expect("set"),
+        ShardState::Amnesic if relaxed => shard.set_state(ShardState::Ready).expect("set"),
         other => panic!("the shard is {other}"),
     }
     let tail = shard.tail();
@@ -96,6 +96,33 @@ fn check(disk: &Arc<dyn Disk>, model: &Model, options: &EngineOptions, lossy: bo
     assert_eq!(contents(shard), before, "what was written after the crash is there as well");
 }
 
+/// One crash, of a kind that depends on seed and operation, and what is left of it.
+fn crash_now(disk: &CrashDisk, model: &Model, options: &EngineOptions, seed: u64, operation: u64) {
+    let durability = options.durability;
+    let mut random = Random::new(seed ^ operation << 20 ^ u64::from(model.boot) << 50);
+    let crash = match (random.below(6), durability) {
+        (0, _) => Crash::DropAll,
+        (1, _) => Crash::KeepAll,
+        (2 | 3, Durability::Os) => Crash::Kill,
+        _ => Crash::Some(random.next()),
+    };
+    let after = crash.happen(disk);
+    let lossy = !matches!(crash, Crash::Kill);
+    let check = || check(&after, model, options, lossy);
+    let outcome = if durability == Durability::Os {
+        // On a thread of its own: this one may be in the middle of an append.
+        std::thread::scope(|scope| scope.spawn(check).join())
+    } else {
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(check))
+    };
+    assert!(
+        outcome.is_ok(),
+        "seed {seed}, {durability:?}, after operation {operation} of boot {}, {crash:?}: \
+         ARMDB_SEEDS={seed} cargo test --lib engine::tests::crash",
+        model.boot
+    );
+}
+
 /// A history with a crash after every operation; how many there were.
 fn crash_everywhere(seed: u64, steps: u64, durability: Durability) -> u64 {
     let disk = CrashDisk::new();
@@ -103,37 +130,24 @@ fn crash_everywhere(seed: u64, steps: u64, durability: Durability) -> u64 {
     let mut run = Run::new(Arc::new(disk.clone()), options.clone(), seed);
     let checked = Arc::new(AtomicU64::new(0));
     let (model, count) = (run.model.clone(), checked.clone());
-    disk.observe(move |disk, operation| {
-        let model = model.lock().expect("not poisoned").clone();
-        let mut random = Random::new(seed ^ operation << 20);
-        let crash = match (random.below(6), durability) {
-            (0, _) => Crash::DropAll,
-            (1, _) => Crash::KeepAll,
-            (2 | 3, Durability::Os) => Crash::Kill,
-            _ => Crash::Some(random.next()),
-        };
-        let after = crash.happen(disk);
-        let lossy = !matches!(crash, Crash::Kill);
-        let check = || check(&after, &model, &options, lossy);
-        let outcome = if durability == Durability::Os {
-            // On a thread of its own: this one may be in the middle of an append.
-            std::thread::scope(|scope| scope.spawn(check).join())
-        } else {
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(check))
-        };
-        assert!(
-            outcome.is_ok(),
-            "seed {seed}, {durability:?}, after operation {operation}, {crash:?}: \
-             ARMDB_SEEDS={seed} cargo test --lib engine::tests::crash"
-        );
-        count.fetch_add(1, Ordering::Relaxed);
+    // Also while what another crash has left is opened again.
+    let watch = Box::new(move |disk: &CrashDisk| {
+        let (model, count, options) = (model.clone(), count.clone(), options.clone());
+        disk.observe(move |disk, operation| {
+            let model = model.lock().expect("not poisoned").clone();
+            crash_now(disk, &model, &options, seed, operation);
+            count.fetch_add(1, Ordering::Relaxed);
+        });
     });
+    watch(&disk);
+    run.power = Some(Power { disk, watch });
     for _ in 0..steps {
         run.step();
     }
-    disk.unobserve();
+    run.power.take().expect("given").disk.unobserve();
     let happened = run.finish();
     assert!(happened.compactions > 0 && happened.truncated > 0 && happened.hints > 0, "seed {seed}: {happened:?}");
+    assert!(happened.power_lost > 0, "seed {seed}: {happened:?}");
     checked.load(Ordering::Relaxed)
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use super::*;
-use crate::disk::{CrashDisk, Disk};
+use crate::disk::{CrashDisk, Disk, Keep};
 use crate::engine::format::record::Record;
 use crate::position::LogTail;
 
@@ -43,6 +43,8 @@ pub(super) struct Model {
     pub(super) time_ms: u64,
     /// A truncation to here is under way.
     pub(super) truncating: Option<u64>,
+    /// The machine's boot: it changes when power was lost.
+    pub(super) boot: u8,
 }
 
 impl Model {
@@ -102,6 +104,7 @@ pub(super) struct Happened {
     pub(super) expired: u64,
     pub(super) reopened: u64,
     pub(super) killed: u64,
+    pub(super) power_lost: u64,
     pub(super) hints: u64,
     pub(super) compactions: u64,
     pub(super) tombstones_dropped: u64,
@@ -126,9 +129,17 @@ impl Happened {
     }
 }
 
+/// A crash disk whose machine may lose power.
+pub(super) struct Power {
+    pub(super) disk: CrashDisk,
+    /// Called with every disk that takes the place of one that lost power.
+    pub(super) watch: Box<dyn Fn(&CrashDisk)>,
+}
+
 /// See the module's comment.
 pub(super) struct Run {
     disk: Arc<dyn Disk>,
+    pub(super) power: Option<Power>,
     options: EngineOptions,
     engine: Option<Arc<Engine>>,
     epoch: u64,
@@ -151,6 +162,7 @@ impl Run {
         let model = Model { time_ms: START_MS, ..Model::default() };
         let mut run = Self {
             disk,
+            power: None,
             options,
             engine: None,
             epoch: 0,
@@ -171,8 +183,12 @@ impl Run {
     }
 
     fn open(&mut self) {
-        let engine = open_with(&self.disk, Path::new("/data"), self.options.clone());
+        let options = EngineOptions { boot_id: Some([self.model().boot; 16]), ..self.options.clone() };
+        let engine = open_with(&self.disk, Path::new("/data"), options);
         let shard = engine.shards()[0].clone();
+        if shard.state() == ShardState::Amnesic && self.happened.power_lost > 0 {
+            shard.set_state(ShardState::Ready).expect("set");
+        }
         assert_eq!(shard.state(), ShardState::Ready);
         let tail = shard.tail();
         let mut model = self.model();
@@ -180,6 +196,7 @@ impl Run {
         assert!(tail.last.gsn >= model.acked, "what was acknowledged is there");
         model.log.truncate(tail.last.gsn as usize);
         (model.acked, model.synced) = (tail.last.gsn, tail.last.gsn);
+        model.commit = model.commit.min(tail.last.gsn);
         drop(model);
         self.engine = Some(engine);
         self.open_epoch();
@@ -304,6 +321,32 @@ impl Run {
         self.open();
     }
 
+    /// The machine loses power, and what was not synced may be lost with it.
+    fn lose_power(&mut self) {
+        let engine = self.engine.take().expect("open");
+        self.happened.add(&engine.shards()[0].housekeeping_report());
+        self.happened.power_lost += 1;
+        drop(engine);
+        let seed = self.random.next();
+        let Some(power) = &mut self.power else { unreachable!("only asked for where there is power to lose") };
+        power.disk.unobserve();
+        let mut random = Random::new(seed);
+        let after = power.disk.crash(&mut |_| match random.below(4) {
+            0 => Keep::Drop,
+            1 => Keep::Torn(random.next() as u8),
+            _ => Keep::Keep,
+        });
+        {
+            let mut model = self.model.lock().expect("not poisoned");
+            model.acked = model.synced;
+            model.boot = model.boot % 100 + 1;
+        }
+        (power.watch)(&after);
+        power.disk = after.clone();
+        self.disk = Arc::new(after);
+        self.open();
+    }
+
     /// One random thing.
     pub(super) fn step(&mut self) {
         match self.random.below(100) {
@@ -316,6 +359,7 @@ impl Run {
                 self.engine.as_ref().expect("open").idle_now().expect("marked");
             }
             97 => self.reopen(true),
+            98 if self.power.is_some() => self.lose_power(),
             98 => self.reopen(false),
             _ => {
                 self.sync();
