@@ -3,11 +3,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 
 use super::{Failure, Global, block_on, logging, stop_signal};
-use crate::net::peer::PeerSecret;
+use crate::net::peer::{PeerAuth, PeerSecret};
+use crate::net::tls::PeerTls;
 use crate::node::config::{LogFormat, NodeConfig};
 use crate::node::run::{Node, NodeOptions};
 
@@ -63,8 +65,16 @@ pub struct Args {
     pub config: Option<PathBuf>,
 
     /// File with the secret that members and controllers share
-    #[arg(long, value_name = "FILE")]
-    pub secret_file: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "tls_dir")]
+    pub secret_file: Option<PathBuf>,
+
+    /// Directory with tls.crt, tls.key and ca.crt: the peer port speaks mutual TLS instead of the secret
+    #[arg(long, value_name = "DIR", conflicts_with = "secret_file", requires = "tls_name")]
+    pub tls_dir: Option<PathBuf>,
+
+    /// Name that every member's certificate must be valid for
+    #[arg(long, value_name = "NAME", requires = "tls_dir")]
+    pub tls_name: Option<String>,
 
     /// End at once when stdin closes: whoever started this process is gone
     #[arg(long)]
@@ -82,9 +92,7 @@ pub fn run(args: Args, _global: &Global) -> anyhow::Result<ExitCode> {
     };
     let config = config.map_err(|error| Failure::usage(error.to_string()))?;
     logging::init_as("info", config.log_format == LogFormat::Json)?;
-    let secret = std::fs::read_to_string(&args.secret_file)
-        .with_context(|| Failure::new(format!("reading the secret {}", args.secret_file.display())))
-        .and_then(|text| PeerSecret::new(&text).with_context(|| format!("in {}", args.secret_file.display())))?;
+    let auth = peer_auth(&args)?;
     if args.supervised {
         exit_with_supervisor();
     }
@@ -101,7 +109,7 @@ pub fn run(args: Args, _global: &Global) -> anyhow::Result<ExitCode> {
         peer: args.peer,
         http: args.http,
         config,
-        secret,
+        auth,
     };
     block_on(async {
         let stop = stop_signal()?;
@@ -121,6 +129,18 @@ pub fn run(args: Args, _global: &Global) -> anyhow::Result<ExitCode> {
 fn at_port_of(host: &str, listen: &str) -> String {
     let port = listen.rsplit_once(':').map_or(listen, |(_, port)| port);
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// How the peer port's two ends know each other.
+fn peer_auth(args: &Args) -> anyhow::Result<PeerAuth> {
+    if let (Some(dir), Some(name)) = (&args.tls_dir, &args.tls_name) {
+        let tls = PeerTls::open(dir, name).map_err(|error| Failure::new(error.to_string()))?;
+        return Ok(PeerAuth::Tls(Arc::new(tls)));
+    }
+    let path = args.secret_file.as_ref().ok_or_else(|| Failure::usage("give --secret-file or --tls-dir"))?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| Failure::new(format!("reading the secret {}", path.display())))?;
+    Ok(PeerSecret::new(&text).with_context(|| format!("in {}", path.display()))?.into())
 }
 
 /// Ends the process when stdin closes. A thread of its own, because it must work whatever the runtime does.

@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::peer::Peer;
 use super::status::PartitionPicture;
-use crate::net::peer::PeerSecret;
+use crate::net::peer::PeerAuth;
 use crate::topology::controller::{Action, ControlRequest, Controller, ControllerConfig, Event};
 use crate::topology::message::MemberName;
 use crate::topology::notice::Notice;
@@ -60,8 +60,8 @@ pub struct Setup {
     pub config: ControllerConfig,
     /// Where the register is.
     pub register: Arc<dyn AsyncRegister>,
-    /// What everyone on the peer port must know.
-    pub secret: PeerSecret,
+    /// How the peer port's two ends know each other.
+    pub auth: PeerAuth,
     /// Told every notice, on the driver's task: it must not wait.
     pub tell: Box<dyn Fn(Notice) + Send + Sync>,
 }
@@ -81,7 +81,7 @@ struct Inner {
     steps: watch::Sender<u64>,
     peers: Mutex<BTreeMap<MemberName, Watched>>,
     register: Arc<dyn AsyncRegister>,
-    secret: PeerSecret,
+    auth: PeerAuth,
     tell: Box<dyn Fn(Notice) + Send + Sync>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -114,7 +114,7 @@ impl Driver {
             steps,
             peers: Mutex::default(),
             register: setup.register,
-            secret: setup.secret,
+            auth: setup.auth,
             tell: setup.tell,
             tasks: tasks.clone(),
             stop: stop.clone(),
@@ -180,7 +180,7 @@ impl Driver {
                     if let Some(elsewhere) = other {
                         elsewhere.stop.cancel();
                     }
-                    let peer = Peer::new(name.clone(), address, self.inner.secret.clone());
+                    let peer = Peer::new(name.clone(), address, self.inner.auth.clone());
                     let stop = self.inner.stop.child_token();
                     self.inner.tasks.spawn(peer.clone().watch(self.inner.events.clone(), stop.clone()));
                     Watched { peer, stop }

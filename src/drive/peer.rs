@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::net::peer::{DialError, Lane, PeerSecret, control, dial};
+use crate::net::peer::{DialError, Lane, PeerAuth, control, dial};
 use crate::net::proto::{ControlReply, HealthRequest};
 use crate::topology::controller::{Disconnect, Event};
 use crate::topology::message::{HealthReport, MemberName, Reply, Request};
@@ -32,15 +33,17 @@ const REDIAL: Duration = Duration::from_millis(50);
 pub(super) struct Peer {
     name: MemberName,
     address: String,
-    secret: PeerSecret,
+    auth: PeerAuth,
     /// Whoever runs it is taking it away, whether or not it knows: its reports say so.
     leaving: Arc<AtomicBool>,
+    /// Why its health could not be read, as told last.
+    complained: Arc<Mutex<String>>,
 }
 
 impl Peer {
     /// A member at `address` (`host:port`); nothing is dialled yet.
-    pub(super) fn new(name: MemberName, address: String, secret: PeerSecret) -> Self {
-        Self { name, address, secret, leaving: Arc::default() }
+    pub(super) fn new(name: MemberName, address: String, auth: PeerAuth) -> Self {
+        Self { name, address, auth, leaving: Arc::default(), complained: Arc::default() }
     }
 
     /// Where it is dialled.
@@ -57,7 +60,7 @@ impl Peer {
     pub(super) async fn send(&self, request: Request, timeout: Duration) -> Result<Box<Reply>, String> {
         let call = async {
             let channel =
-                dial(&self.address, &self.secret, Lane::Main, timeout).await.map_err(|error| error.to_string())?;
+                dial(&self.address, &self.auth, Lane::Main, timeout).await.map_err(|error| error.to_string())?;
             let mut calls = control(channel);
             let reply = match request {
                 Request::Init(message) => calls.init(crate::net::proto::InitRequest::from(message)).await,
@@ -85,7 +88,10 @@ impl Peer {
         while !events.is_closed() {
             let opened = self.open().await;
             let (kind, was_open) = match opened {
-                Ok(stream) => (self.read(stream, events).await, true),
+                Ok(stream) => {
+                    self.complained.lock().clear();
+                    (self.read(stream, events).await, true)
+                }
                 Err(kind) => (kind, false),
             };
             if self.tell(events, kind).await.is_err() {
@@ -105,17 +111,30 @@ impl Peer {
 
     async fn open(&self) -> Result<tonic::Streaming<crate::net::proto::HealthReport>, Disconnect> {
         let opening = async {
-            let channel =
-                dial(&self.address, &self.secret, Lane::Main, CONNECT).await.map_err(|error| match error {
-                    DialError::Refused { .. } => Disconnect::Refused,
-                    DialError::Broken { .. } => Disconnect::Reset,
-                    DialError::Address { .. } | DialError::Unreachable { .. } => Disconnect::Silent,
-                })?;
+            let channel = dial(&self.address, &self.auth, Lane::Main, CONNECT).await.map_err(|error| match error {
+                DialError::Refused { .. } => Disconnect::Refused,
+                DialError::Broken { .. } => Disconnect::Reset,
+                // It lives: no evidence that it is gone.
+                DialError::Distrust { .. } => {
+                    self.complain(&error.to_string());
+                    Disconnect::Silent
+                }
+                DialError::Address { .. } | DialError::Unreachable { .. } => Disconnect::Silent,
+            })?;
             control(channel).health(HealthRequest {}).await.map_err(|status| self.not_opened(&status))
         };
         match tokio::time::timeout(CONNECT, opening).await {
             Ok(opened) => opened.map(tonic::Response::into_inner),
             Err(_) => Err(Disconnect::Silent),
+        }
+    }
+
+    /// Tells why the member's health is not told, once a reason.
+    fn complain(&self, why: &str) {
+        let mut told = self.complained.lock();
+        if told.as_str() != why {
+            tracing::warn!(member = %self.name, why, "the member's health cannot be read");
+            why.clone_into(&mut told);
         }
     }
 
@@ -129,7 +148,7 @@ impl Peer {
             | Code::InvalidArgument
             | Code::FailedPrecondition
             | Code::ResourceExhausted => {
-                tracing::warn!(member = %self.name, status = %explain(status), "the member refuses to tell its health");
+                self.complain(&explain(status));
                 Disconnect::Silent
             }
             // Made on this side because the connection broke, or by a process that is going away.
@@ -197,7 +216,11 @@ mod tests {
     use super::*;
 
     fn peer(address: String) -> Peer {
-        Peer::new("kv-0-0".into(), address, PeerSecret::new("0123456789abcdef").expect("a secret"))
+        Peer::new(
+            "kv-0-0".into(),
+            address,
+            crate::net::peer::PeerSecret::new("0123456789abcdef").expect("a secret").into(),
+        )
     }
 
     /// What is told first about a member at `address` while `other_end` does its part.

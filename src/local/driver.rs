@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::output::{Level, Output};
 use super::register_file::RegisterFile;
 use crate::drive::{AsyncRegister, Driver, Setup};
-use crate::net::peer::PeerSecret;
+use crate::net::peer::PeerAuth;
 use crate::topology::controller::{ControlRequest, ControllerConfig};
 use crate::topology::notice::Severity;
 use crate::topology::register::{CasOutcome, ReadOutcome, Register, RegisterStore, Version};
@@ -22,7 +22,7 @@ pub(super) fn start(
     partition: u32,
     config: ControllerConfig,
     register: RegisterFile,
-    secret: PeerSecret,
+    auth: PeerAuth,
     output: Output,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -31,7 +31,7 @@ pub(super) fn start(
         partition,
         config,
         register: Arc::new(register.clone()),
-        secret,
+        auth,
         tell: Box::new(move |notice| {
             let level = match notice.severity {
                 Severity::Info => Level::Info,

@@ -50,7 +50,7 @@ use self::process::{Launch, ProcessState, Stop};
 use self::register_file::RegisterFile;
 use self::running::Running;
 use crate::drive::Driver;
-use crate::net::peer::PeerSecret;
+use crate::net::peer::{PeerAuth, PeerSecret};
 use crate::node::config::NodeConfig;
 use crate::topology::controller::{ControlRequest, ControllerConfig};
 
@@ -134,7 +134,7 @@ pub async fn run(options: Options) -> Result<Ended, LocalError> {
 
     let tasks = TaskTracker::new();
     let end_tasks = CancellationToken::new();
-    let drivers = drive(&options.plan, &file, &directory, &secret, &output, &tasks, &end_tasks);
+    let drivers = drive(&options.plan, &file, &directory, &secret.into(), &output, &tasks, &end_tasks);
     let running = Arc::new(Running {
         plan: options.plan.clone(),
         file,
@@ -232,7 +232,7 @@ fn drive(
     plan: &Plan,
     file: &ClusterFile,
     directory: &Directory,
-    secret: &PeerSecret,
+    auth: &PeerAuth,
     output: &Output,
     tasks: &TaskTracker,
     stop: &CancellationToken,
@@ -248,7 +248,7 @@ fn drive(
                 seed: getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id())),
             };
             let register = RegisterFile::new(directory.register(partition));
-            driver::start(partition, config, register, secret.clone(), output.clone(), tasks, stop)
+            driver::start(partition, config, register, auth.clone(), output.clone(), tasks, stop)
         })
         .collect()
 }

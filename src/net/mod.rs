@@ -2,6 +2,9 @@
 
 pub(crate) mod listen;
 pub mod peer;
+pub mod pki;
+pub mod tls;
+pub(crate) mod wire;
 
 /// Generated from `proto/armdb/v1`: clients, servers and messages.
 #[allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all)]

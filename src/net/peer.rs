@@ -1,14 +1,15 @@
-//! The peer port as both sides see it: the shared secret, the socket options, the limits, and dialling.
+//! The peer port as both sides see it: how the ends know each other, the socket options, the limits, and dialling.
 //!
-//! Members and controllers dial each other here. Every connection carries the cluster's secret in a header
-//! (mutual TLS takes its place where there is a certificate authority); sockets are told never to delay small
-//! writes and to give up soon on a peer that does not acknowledge them. A connection that begins with
-//! [`HEARTBEAT_PREAMBLE`] is handed to the heartbeat thread before any HTTP/2 is read, so that bulk data on
-//! the main runtime never delays a heartbeat; without it everything works, on the main runtime.
+//! Members and controllers dial each other here. Every request carries the cluster's secret in a header, or the
+//! connection is mutual TLS where there is a certificate authority ([`PeerAuth`]); sockets are told never to delay
+//! small writes and to give up soon on a peer that does not acknowledge them. A connection that begins with
+//! [`HEARTBEAT_PREAMBLE`] is handed to the heartbeat thread before anything else (TLS, HTTP/2) is read, so that bulk
+//! data on the main runtime never delays a heartbeat; without it everything works, on the main runtime.
 
 use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -22,6 +23,8 @@ use tonic::{Request, Status};
 
 use super::proto::control_client::ControlClient;
 use super::proto::replication_client::ReplicationClient;
+use super::tls::{HandshakeError, PeerTls};
+use super::wire::Wire;
 
 /// Largest message on the peer port: the largest batch and its envelope.
 pub const MAX_PEER_MESSAGE_BYTES: usize = (16 << 20) + (64 << 10);
@@ -66,31 +69,51 @@ impl fmt::Debug for PeerSecret {
     }
 }
 
-/// Adds the secret to every request.
+/// How the two ends of a peer connection know each other.
 #[derive(Debug, Clone)]
-pub struct WithSecret(PeerSecret);
+pub enum PeerAuth {
+    /// A secret that every member and controller of the cluster has: local mode.
+    Secret(PeerSecret),
+    /// Certificates of the cluster's own authority, on both sides.
+    Tls(Arc<PeerTls>),
+}
+
+impl From<PeerSecret> for PeerAuth {
+    fn from(secret: PeerSecret) -> Self {
+        Self::Secret(secret)
+    }
+}
+
+/// Adds the secret, where there is one, to every request.
+#[derive(Debug, Clone)]
+pub struct WithSecret(Option<PeerSecret>);
 
 impl Interceptor for WithSecret {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert(SECRET_HEADER, self.0.0.clone());
+        if let Some(secret) = &self.0 {
+            request.metadata_mut().insert(SECRET_HEADER, secret.0.clone());
+        }
         Ok(request)
     }
 }
 
-/// Refuses requests without the secret.
+/// Refuses requests without the secret; over TLS the handshake has refused already.
 #[derive(Debug, Clone)]
-pub struct NeedsSecret(PeerSecret);
+pub struct NeedsSecret(Option<PeerSecret>);
 
 impl NeedsSecret {
-    /// For a server that knows `secret`.
-    pub fn new(secret: PeerSecret) -> Self {
-        Self(secret)
+    /// For a server that authenticates by `auth`.
+    pub fn new(auth: &PeerAuth) -> Self {
+        match auth {
+            PeerAuth::Secret(secret) => Self(Some(secret.clone())),
+            PeerAuth::Tls(_) => Self(None),
+        }
     }
 }
 
 impl Interceptor for NeedsSecret {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        if self.0.is_in(&request) {
+        if self.0.as_ref().is_none_or(|secret| secret.is_in(&request)) {
             Ok(request)
         } else {
             Err(Status::unauthenticated("the peer secret is missing or wrong: every member needs the same secret file"))
@@ -133,6 +156,14 @@ pub enum DialError {
         /// Why.
         reason: String,
     },
+    /// The other end lives, and is none of ours, or does not take this one for one of its own.
+    #[error("{address} and this process do not trust each other: {reason}")]
+    Distrust {
+        /// Where.
+        address: String,
+        /// Why.
+        reason: String,
+    },
     /// No answer, or another failure.
     #[error("cannot connect to {address}: {reason}")]
     Unreachable {
@@ -151,42 +182,55 @@ impl DialError {
 }
 
 /// Connects to the peer port at `address` within `timeout`.
-pub async fn dial(address: &str, secret: &PeerSecret, lane: Lane, timeout: Duration) -> Result<PeerChannel, DialError> {
+pub async fn dial(address: &str, auth: &PeerAuth, lane: Lane, timeout: Duration) -> Result<PeerChannel, DialError> {
+    tokio::time::timeout(timeout, open(address, auth, lane)).await.unwrap_or_else(|_| {
+        Err(DialError::Unreachable { address: address.to_owned(), reason: format!("no answer within {timeout:?}") })
+    })
+}
+
+async fn open(address: &str, auth: &PeerAuth, lane: Lane) -> Result<PeerChannel, DialError> {
     // The socket is connected first, by hand: a refusal is evidence, and the transport would hide it.
     let unreachable = |reason: String| DialError::Unreachable { address: address.to_owned(), reason };
     let broken = |reason: String| DialError::Broken { address: address.to_owned(), reason };
-    let connected = tokio::time::timeout(timeout, TcpStream::connect(address)).await;
-    let mut stream = match connected {
-        Err(_) => return Err(unreachable(format!("no answer within {timeout:?}"))),
-        Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => {
+    let mut stream = match TcpStream::connect(address).await {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
             return Err(DialError::Refused { address: address.to_owned() });
         }
-        Ok(Err(e)) if e.kind() == io::ErrorKind::InvalidInput => {
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
             return Err(DialError::Address { address: address.to_owned() });
         }
-        Ok(Err(e)) => return Err(unreachable(e.to_string())),
-        Ok(Ok(stream)) => stream,
+        Err(e) => return Err(unreachable(e.to_string())),
+        Ok(stream) => stream,
     };
     prepare_socket(&stream).map_err(|e| unreachable(e.to_string()))?;
     if lane == Lane::Heartbeat {
         stream.write_all(&HEARTBEAT_PREAMBLE).await.map_err(|e| broken(e.to_string()))?;
     }
+    let (wire, secret) = match auth {
+        PeerAuth::Secret(secret) => (Wire::from(stream), Some(secret.clone())),
+        PeerAuth::Tls(tls) => {
+            let wire = tls.connect(stream).await.map_err(|error| match error {
+                HandshakeError::Broken(error) => broken(error.to_string()),
+                HandshakeError::Distrust(reason) => DialError::Distrust { address: address.to_owned(), reason },
+            })?;
+            (wire, None)
+        }
+    };
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|_| DialError::Address { address: address.to_owned() })?
-        .connect_timeout(timeout)
         .http2_keep_alive_interval(Duration::from_secs(1))
         .keep_alive_timeout(Duration::from_secs(2))
         .keep_alive_while_idle(true)
         .initial_stream_window_size(Some(4 << 20))
         .initial_connection_window_size(Some(8 << 20));
-    let mut once = Some(stream);
+    let mut once = Some(wire);
     let connector = tower::service_fn(move |_: http::Uri| {
         // One connection a channel: whoever uses it dials anew and learns why it broke.
-        let stream = once.take().map(TokioIo::new);
-        std::future::ready(stream.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionReset)))
+        let wire = once.take().map(TokioIo::new);
+        std::future::ready(wire.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionReset)))
     });
     let channel = endpoint.connect_with_connector(connector).await.map_err(|e| broken(chain(&e)))?;
-    Ok(InterceptedService::new(channel, WithSecret(secret.clone())))
+    Ok(InterceptedService::new(channel, WithSecret(secret)))
 }
 
 /// The Control service at the other end.
@@ -242,11 +286,11 @@ mod tests {
     #[test]
     fn only_the_same_secret_is_let_in() {
         let secret = PeerSecret::new("0123456789abcdef\n").expect("sound");
-        let mut door = NeedsSecret::new(secret.clone());
-        assert!(door.call(WithSecret(secret).call(Request::new(())).expect("added")).is_ok());
+        let mut door = NeedsSecret::new(&secret.clone().into());
+        assert!(door.call(WithSecret(Some(secret)).call(Request::new(())).expect("added")).is_ok());
         for other in ["0123456789abcdeF", "0123456789abcdef0"] {
             let other = PeerSecret::new(other).expect("sound");
-            assert!(door.call(WithSecret(other).call(Request::new(())).expect("added")).is_err());
+            assert!(door.call(WithSecret(Some(other)).call(Request::new(())).expect("added")).is_err());
         }
         assert!(door.call(Request::new(())).is_err());
     }

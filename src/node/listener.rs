@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep};
 use tonic::transport::server::Connected;
 
 use super::admission::Budget;
+use crate::net::wire::Wire;
 
 /// Largest HTTP/2 frame that is announced and accepted.
 pub(crate) const MAX_FRAME_BYTES: u32 = 64 << 10;
@@ -30,7 +31,7 @@ const GREETING_TIME: Duration = Duration::from_secs(10);
 /// Time an HTTP/1 connection may keep silent between two requests.
 const IDLE_TIME: Duration = Duration::from_secs(120);
 
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a port speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,16 +73,37 @@ impl Port {
         Arc::new(Self { name, protocol, max_connections, max_in_flight_bytes, counts: PortCounts::default() })
     }
 
-    /// Counts a connection that arrived; false: there are too many, close it.
-    pub(crate) fn admit(&self, peer: SocketAddr) -> bool {
+    /// Counts a connection that arrived; none: there are too many, close it.
+    pub(crate) fn admit(self: &Arc<Self>, peer: SocketAddr) -> Option<Seat> {
         let counts = &self.counts;
         counts.accepted.fetch_add(1, Ordering::Relaxed);
-        if counts.open.load(Ordering::Relaxed) < self.max_connections {
-            return true;
+        if counts.open.fetch_add(1, Ordering::Relaxed) < self.max_connections {
+            return Some(Seat { port: Arc::clone(self) });
         }
+        counts.open.fetch_sub(1, Ordering::Relaxed);
         counts.refused.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(port = self.name, %peer, limit = self.max_connections, "connection refused: too many are open");
-        false
+        None
+    }
+}
+
+/// The place of one connection within a port's bound, from its arrival to its end.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    port: Arc<Port>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.port.counts.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Seat {
+    /// Counts the connection, which is none of a peer's; it is to be closed.
+    pub(crate) fn refuse(&self, peer: SocketAddr, why: &str) {
+        self.port.counts.malformed.fetch_add(1, Ordering::Relaxed);
+        tracing::info!(port = self.port.name, %peer, why, "connection refused");
     }
 }
 
@@ -102,12 +124,10 @@ impl GuardedListener {
         loop {
             match self.tcp.accept().await {
                 Ok((stream, peer)) => {
-                    if !self.port.admit(peer) {
-                        continue;
-                    }
+                    let Some(seat) = self.port.admit(peer) else { continue };
                     // Small answers must not wait for more to come (Nagle).
                     let _ = stream.set_nodelay(true);
-                    return (GuardedStream::new(stream, peer, Arc::clone(&self.port)), peer);
+                    return (GuardedStream::new(stream, peer, seat), peer);
                 }
                 Err(error) => {
                     tracing::warn!(port = self.port.name, %error, "accepting a connection");
@@ -149,9 +169,9 @@ pub(crate) struct Connection {
 /// A connection whose incoming bytes are checked for the protocol's framing.
 #[derive(Debug)]
 pub(crate) struct GuardedStream {
-    tcp: TcpStream,
+    wire: Wire,
     peer: SocketAddr,
-    port: Arc<Port>,
+    seat: Seat,
     framing: Framing,
     connection: Connection,
     /// Runs while the connection owes its first words (and, in HTTP/1, between requests).
@@ -160,23 +180,24 @@ pub(crate) struct GuardedStream {
 }
 
 impl GuardedStream {
-    pub(crate) fn new(tcp: TcpStream, peer: SocketAddr, port: Arc<Port>) -> Self {
-        port.counts.open.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn new(wire: impl Into<Wire>, peer: SocketAddr, seat: Seat) -> Self {
+        let port = &seat.port;
         let framing = match port.protocol {
             Protocol::Http2 => Framing::Preface { matched: 0 },
             Protocol::Http1 => Framing::RequestHead { seen: 0, start: [0; 8], ends: 0 },
         };
         let connection = Connection { budget: Budget::new(port.max_in_flight_bytes) };
         let patience = Box::pin(tokio::time::sleep(GREETING_TIME));
-        Self { tcp, peer, port, framing, connection, patience, condemned: false }
+        Self { wire: wire.into(), peer, seat, framing, connection, patience, condemned: false }
     }
 
     /// Counts the connection as malformed, once, and makes the error that closes it.
     fn condemn(&mut self, why: &'static str) -> io::Error {
         if !self.condemned {
             self.condemned = true;
-            self.port.counts.malformed.fetch_add(1, Ordering::Relaxed);
-            tracing::info!(port = self.port.name, peer = %self.peer, why, "connection closed: not of this protocol");
+            let port = &self.seat.port;
+            port.counts.malformed.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(port = port.name, peer = %self.peer, why, "connection closed: not of this protocol");
         }
         io::Error::new(io::ErrorKind::InvalidData, why)
     }
@@ -188,7 +209,6 @@ impl Drop for GuardedStream {
         if self.framing.is_within_frame() {
             self.condemn("the connection ended within a frame");
         }
-        self.port.counts.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -204,7 +224,7 @@ impl AsyncRead for GuardedStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        if let Poll::Ready(read) = Pin::new(&mut this.tcp).poll_read(cx, buf) {
+        if let Poll::Ready(read) = Pin::new(&mut this.wire).poll_read(cx, buf) {
             read?;
             let arrived = &buf.filled()[before..];
             if arrived.is_empty() {
@@ -216,7 +236,7 @@ impl AsyncRead for GuardedStream {
             if let Err(why) = this.framing.check(arrived) {
                 return Poll::Ready(Err(this.condemn(why)));
             }
-            if this.port.protocol == Protocol::Http1 && !this.framing.owes_greeting() {
+            if this.seat.port.protocol == Protocol::Http1 && !this.framing.owes_greeting() {
                 this.patience.as_mut().reset(Instant::now() + IDLE_TIME);
             }
             return Poll::Ready(Ok(()));
@@ -225,7 +245,7 @@ impl AsyncRead for GuardedStream {
             ready!(this.patience.as_mut().poll(cx));
             return Poll::Ready(Err(this.condemn("it said nothing of the protocol in time")));
         }
-        if this.port.protocol == Protocol::Http1 {
+        if this.seat.port.protocol == Protocol::Http1 {
             ready!(this.patience.as_mut().poll(cx));
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the connection was idle")));
         }
@@ -235,15 +255,15 @@ impl AsyncRead for GuardedStream {
 
 impl AsyncWrite for GuardedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().tcp).poll_write(cx, buf)
+        Pin::new(&mut self.get_mut().wire).poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+        Pin::new(&mut self.get_mut().wire).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().wire).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -251,11 +271,11 @@ impl AsyncWrite for GuardedStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.get_mut().wire).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        self.wire.is_write_vectored()
     }
 }
 

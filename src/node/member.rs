@@ -15,7 +15,7 @@ use super::peer_service::PeerService;
 use crate::disk::Disk;
 use crate::engine::{AppendError, Appended, Engine, EngineError, EngineOptions, Format, ShardState, WriteBatch};
 use crate::ident::{InstanceId, Sid};
-use crate::net::peer::PeerSecret;
+use crate::net::peer::PeerAuth;
 use crate::net::proto;
 use crate::position::{Gsn, LogPosition};
 use crate::replication::clock;
@@ -45,8 +45,8 @@ pub struct MemberConfig {
     pub client_address: String,
     /// Where members and controllers reach it, as told to others.
     pub peer_address: String,
-    /// What everyone on the peer port must know.
-    pub secret: PeerSecret,
+    /// How the peer port's two ends know each other.
+    pub auth: PeerAuth,
     /// The engine's options.
     pub engine: EngineOptions,
     /// The file system.
@@ -109,7 +109,7 @@ impl Member {
         let addresses = Addresses {
             name: config.name.clone(),
             client_address: config.client_address.clone(),
-            secret: config.secret.clone(),
+            auth: config.auth.clone(),
         };
         // Recovery reads all of the data.
         let opening = tokio::task::spawn_blocking(move || open_engine(&config));
@@ -311,20 +311,19 @@ impl Member {
     ) -> std::io::Result<()> {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let secret = self.state.addresses.secret.clone();
+        let auth = self.state.addresses.auth.clone();
         let stop = self.state.stop.clone();
         let service = PeerService::new(Arc::clone(&self.state), self.roles.clone(), Arc::clone(&self.pins));
         let (main, connections) = mpsc::unbounded_channel();
         let (beats, beat_connections) = mpsc::unbounded_channel();
         self.heartbeats.spawn(peer_port::serve_heartbeats(
             service.heartbeats_only(),
-            secret.clone(),
-            Arc::clone(&port),
+            auth.clone(),
             beat_connections,
             stop.clone(),
         ));
-        let accepting = peer_port::accept(listener, port, main, beats, stop.clone());
-        let serving = peer_port::serve_main(service, secret, connections, stop);
+        let accepting = peer_port::accept(listener, port, auth.clone(), main, beats, stop.clone());
+        let serving = peer_port::serve_main(service, auth, connections, stop);
         let ((), served) = tokio::join!(accepting, serving);
         served.map_err(std::io::Error::other)
     }

@@ -1,11 +1,15 @@
-//! The peer port's door: heartbeat connections go to their own thread before any HTTP/2 is read, all others to
-//! the main runtime; each through the same guard as client connections.
+//! The peer port's door: heartbeat connections go to their own thread before any TLS or HTTP/2 is read, all others
+//! to the main runtime; each through the same guard as client connections.
+//!
+//! A connection counts towards the port's bound from its arrival, also while it shakes hands. One that does not
+//! become a peer's is closed, counted and told in the log with what was wrong.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
@@ -13,11 +17,12 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use super::listener::{GuardedStream, MAX_FRAME_BYTES, Port};
+use super::listener::{GuardedStream, HTTP2_PREFACE, MAX_FRAME_BYTES, Port, Seat};
 use super::peer_service::PeerService;
-use crate::net::peer::{HEARTBEAT_PREAMBLE, MAX_PEER_MESSAGE_BYTES, NeedsSecret, PeerSecret, prepare_socket};
+use crate::net::peer::{HEARTBEAT_PREAMBLE, MAX_PEER_MESSAGE_BYTES, NeedsSecret, PeerAuth, prepare_socket};
 use crate::net::proto::control_server::ControlServer;
 use crate::net::proto::replication_server::ReplicationServer;
+use crate::net::tls::HandshakeError;
 
 /// Time to send a connection's first bytes.
 const GREETING_TIME: Duration = Duration::from_secs(10);
@@ -27,12 +32,20 @@ const PREAMBLE_LOOK: Duration = Duration::from_millis(2);
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A connection that begins with the heartbeat preamble, which was read, on its way to the heartbeats' runtime.
+pub(crate) struct Heartbeat {
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    seat: Seat,
+}
+
 /// Accepts until `stop`; connections that begin with the heartbeat preamble go to `heartbeats`.
 pub(crate) async fn accept(
     listener: TcpListener,
     port: Arc<Port>,
+    auth: PeerAuth,
     main: mpsc::UnboundedSender<GuardedStream>,
-    heartbeats: mpsc::UnboundedSender<std::net::TcpStream>,
+    heartbeats: mpsc::UnboundedSender<Heartbeat>,
     stop: CancellationToken,
 ) {
     loop {
@@ -42,13 +55,11 @@ pub(crate) async fn accept(
         };
         match accepted {
             Ok((stream, peer)) => {
-                if !port.admit(peer) {
-                    continue;
-                }
-                let (port, main, heartbeats) = (Arc::clone(&port), main.clone(), heartbeats.clone());
+                let Some(seat) = port.admit(peer) else { continue };
+                let (auth, main, heartbeats) = (auth.clone(), main.clone(), heartbeats.clone());
                 tokio::spawn(async move {
                     // What ends here was counted or is nobody's loss.
-                    let _ = sort(stream, peer, port, main, heartbeats).await;
+                    let _ = sort(stream, peer, seat, auth, main, heartbeats).await;
                 });
             }
             Err(error) => {
@@ -61,10 +72,11 @@ pub(crate) async fn accept(
 
 async fn sort(
     mut stream: TcpStream,
-    peer: std::net::SocketAddr,
-    port: Arc<Port>,
+    peer: SocketAddr,
+    seat: Seat,
+    auth: PeerAuth,
     main: mpsc::UnboundedSender<GuardedStream>,
-    heartbeats: mpsc::UnboundedSender<std::net::TcpStream>,
+    heartbeats: mpsc::UnboundedSender<Heartbeat>,
 ) -> io::Result<()> {
     prepare_socket(&stream)?;
     let is_heartbeat = tokio::time::timeout(GREETING_TIME, begins_with_preamble(&stream)).await;
@@ -72,15 +84,60 @@ async fn sort(
         Ok(Ok(true)) => {
             let mut preamble = [0; HEARTBEAT_PREAMBLE.len()];
             stream.read_exact(&mut preamble).await?;
-            let _ = heartbeats.send(stream.into_std()?);
+            let _ = heartbeats.send(Heartbeat { stream: stream.into_std()?, peer, seat });
         }
         Ok(Ok(false)) => {
-            let _ = main.send(GuardedStream::new(stream, peer, port));
+            if let Some(stream) = guarded(stream, peer, seat, &auth).await {
+                let _ = main.send(stream);
+            }
         }
-        // Silent or gone: the guard counts it as it counts everything else.
-        Ok(Err(_)) | Err(_) => drop(GuardedStream::new(stream, peer, port)),
+        // Silent or gone.
+        Ok(Err(_)) | Err(_) => {}
     }
     Ok(())
+}
+
+/// Shakes hands where TLS is spoken, and puts the guard in front of what comes.
+async fn guarded(stream: TcpStream, peer: SocketAddr, seat: Seat, auth: &PeerAuth) -> Option<GuardedStream> {
+    let tls = match auth {
+        PeerAuth::Secret(_) => return Some(GuardedStream::new(stream, peer, seat)),
+        PeerAuth::Tls(tls) => tls,
+    };
+    let shaken = tokio::time::timeout(GREETING_TIME, async {
+        let mut start = [0; 4];
+        if stream.peek(&mut start).await.is_ok_and(|seen| seen > 0 && HTTP2_PREFACE.starts_with(&start[..seen])) {
+            explain_tls(stream).await;
+            return Err("it speaks HTTP/2 without TLS".into());
+        }
+        tls.accept(stream).await.map_err(|error| match error {
+            HandshakeError::Broken(error) => format!("it ended within the TLS handshake: {error}"),
+            HandshakeError::Distrust(why) => why,
+        })
+    });
+    match shaken.await.unwrap_or_else(|_| Err("the TLS handshake did not end in time".into())) {
+        Ok(stream) => Some(GuardedStream::new(stream, peer, seat)),
+        Err(why) => {
+            seat.refuse(peer, &why);
+            None
+        }
+    }
+}
+
+/// Tells a client of plain HTTP/2 what is wrong, in its own language, and waits until it has closed the connection:
+/// an answer followed by a reset may never be read.
+async fn explain_tls(mut stream: TcpStream) {
+    const WHY: &[u8] = b"this peer port speaks mutual TLS: start every member with --tls-dir, none with --secret-file";
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const INADEQUATE_SECURITY: u32 = 0xc;
+    let mut answer = SETTINGS.to_vec();
+    answer.extend([0, 0, 8 + WHY.len() as u8, 7, 0, 0, 0, 0, 0]);
+    answer.extend(0_u32.to_be_bytes());
+    answer.extend(INADEQUATE_SECURITY.to_be_bytes());
+    answer.extend(WHY);
+    if stream.write_all(&answer).await.is_ok() && stream.shutdown().await.is_ok() {
+        let (mut rest, mut sink) = (stream.take(64 << 10), tokio::io::sink());
+        let _ = tokio::io::copy(&mut rest, &mut sink).await;
+    }
 }
 
 async fn begins_with_preamble(stream: &TcpStream) -> io::Result<bool> {
@@ -114,7 +171,7 @@ fn server() -> Server {
 /// Serves connections of the main runtime until `stop`.
 pub(crate) async fn serve_main(
     service: PeerService,
-    secret: PeerSecret,
+    auth: PeerAuth,
     connections: mpsc::UnboundedReceiver<GuardedStream>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
@@ -124,7 +181,7 @@ pub(crate) async fn serve_main(
     let replication = ReplicationServer::new(service)
         .max_decoding_message_size(MAX_PEER_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_PEER_MESSAGE_BYTES);
-    let door = NeedsSecret::new(secret);
+    let door = NeedsSecret::new(&auth);
     server()
         .add_service(tonic::service::interceptor::InterceptedService::new(control, door.clone()))
         .add_service(tonic::service::interceptor::InterceptedService::new(replication, door))
@@ -135,24 +192,34 @@ pub(crate) async fn serve_main(
         .await
 }
 
-/// Serves heartbeat connections, on the runtime of their thread.
+/// Serves heartbeat connections, on the runtime of their thread: their handshakes too.
 pub(crate) async fn serve_heartbeats(
     service: PeerService,
-    secret: PeerSecret,
-    port: Arc<Port>,
-    connections: mpsc::UnboundedReceiver<std::net::TcpStream>,
+    auth: PeerAuth,
+    mut connections: mpsc::UnboundedReceiver<Heartbeat>,
     stop: CancellationToken,
 ) {
     // A word of a heartbeat is a few dozen bytes.
     let replication = ReplicationServer::new(service).max_decoding_message_size(64 << 10);
-    let guarded = UnboundedReceiverStream::new(connections).filter_map(move |stream| {
-        let peer = stream.peer_addr().ok()?;
-        let stream = TcpStream::from_std(stream).ok()?;
-        Some(Ok::<_, io::Error>(GuardedStream::new(stream, peer, Arc::clone(&port))))
+    let door = NeedsSecret::new(&auth);
+    let (ready, incoming) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(Heartbeat { stream, peer, seat }) = connections.recv().await {
+            let (auth, ready) = (auth.clone(), ready.clone());
+            tokio::spawn(async move {
+                let Ok(stream) = TcpStream::from_std(stream) else { return };
+                if let Some(stream) = guarded(stream, peer, seat, &auth).await {
+                    let _ = ready.send(stream);
+                }
+            });
+        }
     });
     let served = server()
-        .add_service(tonic::service::interceptor::InterceptedService::new(replication, NeedsSecret::new(secret)))
-        .serve_with_incoming_shutdown(guarded, stop.cancelled_owned())
+        .add_service(tonic::service::interceptor::InterceptedService::new(replication, door))
+        .serve_with_incoming_shutdown(
+            UnboundedReceiverStream::new(incoming).map(Ok::<_, io::Error>),
+            stop.cancelled_owned(),
+        )
         .await;
     if let Err(error) = served {
         tracing::error!(%error, "serving heartbeats");

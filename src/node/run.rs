@@ -33,7 +33,7 @@ use crate::disk::RealDisk;
 use crate::engine::EngineError;
 use crate::ident::ClusterId;
 use crate::net::listen;
-use crate::net::peer::PeerSecret;
+use crate::net::peer::PeerAuth;
 use crate::net::proto;
 use crate::net::proto::kv_server::KvServer;
 
@@ -62,8 +62,8 @@ pub struct NodeOptions {
     pub advertise_peer: Option<String>,
     /// The configuration file's content.
     pub config: NodeConfig,
-    /// What everyone on the peer port must know.
-    pub secret: PeerSecret,
+    /// How the peer port's two ends know each other.
+    pub auth: PeerAuth,
 }
 
 /// Why a member process does not run (any longer).
@@ -319,7 +319,7 @@ async fn open(options: &NodeOptions, client_address: String, peer_address: Strin
         shards: options.shards,
         client_address,
         peer_address,
-        secret: options.secret.clone(),
+        auth: options.auth.clone(),
         engine: options.config.engine_options(),
         disk: Arc::new(RealDisk::new()),
     })

@@ -280,7 +280,7 @@ impl Drivers {
             partition,
             config,
             register: Arc::new(PartitionRegister::new(&self.kube, key.clone(), uid.clone())),
-            secret,
+            auth: secret.into(),
             tell: Box::new(move |notice| {
                 metrics.noticed(notice.reason);
                 events.notice(&regarding, partition, &notice);

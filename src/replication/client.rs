@@ -106,7 +106,7 @@ impl ReplicationClient {
 
     async fn session(&self) -> Result<std::convert::Infallible, End> {
         let address = &self.following.leader.address;
-        let channel = match dial(address, &self.state.addresses.secret, Lane::Main, CONNECT).await {
+        let channel = match dial(address, &self.state.addresses.auth, Lane::Main, CONNECT).await {
             Ok(channel) => channel,
             Err(error @ DialError::Refused { .. }) => return Err(End::Gone(error.to_string())),
             Err(error) => return Err(End::Broken(error.to_string())),

@@ -187,9 +187,9 @@ pub(crate) async fn follow(state: Arc<MemberState>, following: Following, ends: 
 }
 
 async fn hear(state: &MemberState, following: &Following) -> Result<(), String> {
-    let secret = &state.addresses.secret;
+    let auth = &state.addresses.auth;
     let channel =
-        dial(&following.leader.address, secret, Lane::Heartbeat, CONNECT).await.map_err(|error| error.to_string())?;
+        dial(&following.leader.address, auth, Lane::Heartbeat, CONNECT).await.map_err(|error| error.to_string())?;
     let (sender, receiver) = mpsc::channel(QUEUED);
     let word = |sequence| {
         let core = state.core.lock();

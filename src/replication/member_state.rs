@@ -28,7 +28,7 @@ use super::leadership::{LeaderAddress, LeaderHint, Leadership, ShardProgress};
 use super::rules::{Durable, MemberCore, MetaChange, Sightings, Staleness};
 use super::term::LeaderTerm;
 use crate::engine::{self, Engine, EngineError, EngineListener, NodeMeta, Shard, ShardState};
-use crate::net::peer::PeerSecret;
+use crate::net::peer::PeerAuth;
 use crate::position::Gsn;
 use crate::topology::message::{DataState, FollowerReport, HealthReport, InitState, LastConfig, Role, ShardReport};
 
@@ -37,7 +37,7 @@ use crate::topology::message::{DataState, FollowerReport, HealthReport, InitStat
 pub(crate) struct Addresses {
     pub(crate) name: String,
     pub(crate) client_address: String,
-    pub(crate) secret: PeerSecret,
+    pub(crate) auth: PeerAuth,
 }
 
 /// See the module.

@@ -70,9 +70,9 @@ async fn pull(
     target: &ShardTarget,
 ) -> Result<(), Refusal> {
     let failed = |why: String| Refusal::Failed(format!("shard {shard} from {}: {why}", target.donor.name));
-    let secret = &state.addresses.secret;
+    let auth = &state.addresses.auth;
     let channel =
-        dial(&target.donor.address, secret, Lane::Main, CONNECT).await.map_err(|error| failed(error.to_string()))?;
+        dial(&target.donor.address, auth, Lane::Main, CONNECT).await.map_err(|error| failed(error.to_string()))?;
     let own = state.shard(shard);
     let epochs = own.epoch_table();
     let message = proto::FetchTailRequest {

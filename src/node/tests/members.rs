@@ -9,8 +9,10 @@ use tempfile::TempDir;
 use crate::disk::RealDisk;
 use crate::engine::{Appended, EngineOptions, TreeId, WriteBatch};
 use crate::ident::{ClusterId, Sid};
-use crate::net::peer::{Lane, PeerSecret, control, dial};
+use crate::net::peer::{Lane, PeerAuth, PeerSecret, control, dial};
+use crate::net::pki::Authority;
 use crate::net::proto;
+use crate::net::tls::PeerTls;
 use crate::node::listener::{Port, Protocol};
 use crate::node::member::{Leadership, Member, MemberConfig, Outcome, WriteRefused};
 use crate::position::{LogPosition, LogTail};
@@ -30,16 +32,20 @@ struct Node {
 
 struct Group {
     temp: TempDir,
-    secret: PeerSecret,
+    auth: PeerAuth,
     nodes: Vec<Option<Node>>,
     epoch: u64,
 }
 
 impl Group {
     async fn new(n: usize) -> Self {
+        Self::with(n, PeerSecret::new("a-secret-of-the-tests").expect("sound").into()).await
+    }
+
+    async fn with(n: usize, auth: PeerAuth) -> Self {
         let mut group = Self {
             temp: tempfile::tempdir().expect("a directory"),
-            secret: PeerSecret::new("a-secret-of-the-tests").expect("sound"),
+            auth,
             nodes: (0..n).map(|_| None).collect(),
             epoch: 0,
         };
@@ -60,7 +66,7 @@ impl Group {
             shards: 1,
             client_address: format!("client-{i}:1"),
             peer_address: address.clone(),
-            secret: self.secret.clone(),
+            auth: self.auth.clone(),
             engine: EngineOptions { segment_bytes: 1 << 20, zero_ahead_bytes: 256 << 10, ..EngineOptions::default() },
             disk: Arc::new(RealDisk::new()),
         })
@@ -97,7 +103,7 @@ impl Group {
 
     async fn ask(&self, i: usize, request: Request) -> Reply {
         let address = &self.nodes[i].as_ref().expect("runs").address;
-        let channel = dial(address, &self.secret, Lane::Main, PATIENCE).await.expect("reached");
+        let channel = dial(address, &self.auth, Lane::Main, PATIENCE).await.expect("reached");
         let mut calls = control(channel);
         let reply = match request {
             Request::Init(r) => calls.init(proto::InitRequest::from(r)).await,
@@ -362,5 +368,44 @@ async fn a_promise_survives_a_restart_and_older_epochs_are_refused() {
     group.change(0, &[0], &voters, None).await;
     group.serves(0).await;
     assert_eq!(group.get(0, "a").as_deref(), Some("1"));
+    group.all_stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_of_one_authority_replicate_over_tls_and_nobody_else_is_let_in() {
+    let temp = tempfile::tempdir().expect("a directory");
+    let tls = |authority: &Authority, name: &str| {
+        let dir = temp.path().join(name);
+        authority
+            .issue(&["*.kv-nodes.ns.svc".into()], "armdb://77/member")
+            .expect("issued")
+            .write(&dir)
+            .expect("written");
+        Arc::new(PeerTls::open(&dir, "member.kv-nodes.ns.svc").expect("read"))
+    };
+    let authority = Authority::new("kv").expect("made");
+    // As the operator has it after its own restart.
+    let authority =
+        Authority::from_pem("kv", authority.certificate_pem(), &authority.key_pem()).expect("what was given is taken");
+    let mut group = Group::with(3, PeerAuth::Tls(tls(&authority, "kv"))).await;
+    group.bootstrap(0).await;
+    group.serves(0).await;
+    let at = group.put(0, "a", "1").await;
+    group.shows(1, at).await;
+    group.shows(2, at).await;
+    assert!(group.member(0).lease_valid(), "heartbeats came over TLS too");
+
+    let address = &group.nodes[0].as_ref().expect("runs").address;
+    let stranger = PeerAuth::Tls(tls(&Authority::new("kv").expect("made"), "stranger"));
+    let plain = PeerAuth::Secret(PeerSecret::new("a-secret-of-the-tests").expect("sound"));
+    let misnamed = PeerTls::open(&temp.path().join("kv"), "member.other-nodes.ns.svc").expect("read");
+    for auth in [stranger, plain, PeerAuth::Tls(Arc::new(misnamed))] {
+        let asked = async {
+            let channel = dial(address, &auth, Lane::Main, PATIENCE).await.map_err(|error| error.to_string())?;
+            control(channel).health(proto::HealthRequest {}).await.map(drop).map_err(|status| status.to_string())
+        };
+        assert!(tokio::time::timeout(PATIENCE, asked).await.expect("answered in time").is_err());
+    }
+    group.put(0, "b", "2").await;
     group.all_stop().await;
 }

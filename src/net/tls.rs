@@ -1,0 +1,284 @@
+//! Mutual TLS on the peer port: both ends show a certificate of the cluster's own authority that is valid for the
+//! one name all its members have. Which member it is, the storage id in the requests tells.
+//!
+//! TLS 1.3 only, no resumption: every connection is judged anew, by the certificates of that moment. The files are
+//! looked at before every handshake and read again when they have changed, so that renewed certificates need no
+//! restart; connections that stand are left alone.
+//! Invariant: what cannot be read never replaces what could.
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use parking_lot::Mutex;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::rustls::client::danger::HandshakeSignatureValid;
+use tokio_rustls::rustls::client::{Resumption, verify_server_name};
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use tokio_rustls::rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use tokio_rustls::rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    ServerConfig, SignatureScheme, crypto, version,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::pki::Identity;
+use super::wire::Wire;
+
+/// What HTTP/2 is called in a handshake.
+const ALPN: &[u8] = b"h2";
+/// The files of a certificate directory; also the keys of a Secret of type `kubernetes.io/tls`.
+const CERTIFICATE: &str = "tls.crt";
+const KEY: &str = "tls.key";
+const AUTHORITY: &str = "ca.crt";
+
+/// Certificates that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the certificates in {dir}: {reason}; wanted there are {CERTIFICATE}, {KEY} and {AUTHORITY}, PEM, of one cluster"
+)]
+pub struct TlsError {
+    dir: PathBuf,
+    reason: String,
+}
+
+/// A handshake that came to nothing.
+#[derive(Debug)]
+pub(crate) enum HandshakeError {
+    /// The connection broke.
+    Broken(io::Error),
+    /// The ends do not trust or understand each other; in words about the other end.
+    Distrust(String),
+}
+
+/// The certificates of one end, and whom it believes.
+pub struct PeerTls {
+    dir: PathBuf,
+    name: ServerName<'static>,
+    loaded: Mutex<Loaded>,
+}
+
+#[derive(Clone)]
+struct Loaded {
+    stamp: Stamp,
+    configs: Configs,
+}
+
+/// What a handshake goes by.
+#[derive(Clone)]
+struct Configs {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+}
+
+/// When each of the files was written; another stamp is another content.
+type Stamp = [Option<(i64, i64, u64)>; 3];
+
+impl std::fmt::Debug for PeerTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PeerTls").field("dir", &self.dir).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl PeerTls {
+    /// Reads `tls.crt`, `tls.key` and `ca.crt` in `dir`; `name` is what every certificate of the cluster is valid
+    /// for.
+    pub fn open(dir: &Path, name: &str) -> Result<Self, TlsError> {
+        let error = |reason: String| TlsError { dir: dir.to_owned(), reason };
+        let name = ServerName::try_from(name.to_owned()).map_err(|e| error(format!("the name {name:?}: {e}")))?;
+        let stamp = stamp(dir);
+        let configs = read(dir).and_then(|identity| configs(&identity, &name)).map_err(error)?;
+        Ok(Self { dir: dir.to_owned(), name, loaded: Mutex::new(Loaded { stamp, configs }) })
+    }
+
+    /// What is in the directory now; what was read before if that cannot be used.
+    fn current(&self) -> Configs {
+        let mut loaded = self.loaded.lock();
+        // Taken before reading: what changes meanwhile is read again the next time.
+        let stamp = stamp(&self.dir);
+        if stamp != loaded.stamp {
+            loaded.stamp = stamp;
+            match read(&self.dir).and_then(|identity| configs(&identity, &self.name)) {
+                Ok(fresh) => {
+                    tracing::info!(dir = %self.dir.display(), "certificates were renewed: new connections use them");
+                    loaded.configs = fresh;
+                }
+                Err(reason) => {
+                    tracing::warn!(
+                        dir = %self.dir.display(), reason,
+                        "changed certificates cannot be used (yet): new connections use the ones before"
+                    );
+                }
+            }
+        }
+        loaded.configs.clone()
+    }
+
+    /// The accepting end of a handshake.
+    pub(crate) async fn accept(&self, stream: TcpStream) -> Result<Wire, HandshakeError> {
+        let stream = TlsAcceptor::from(self.current().server).accept(stream).await.map_err(|e| self.failed(e))?;
+        Ok(Wire::Tls { first: bytes::Bytes::new(), stream: Box::new(stream.into()) })
+    }
+
+    /// The dialling end of a handshake.
+    pub(crate) async fn connect(&self, stream: TcpStream) -> Result<Wire, HandshakeError> {
+        let connector = TlsConnector::from(self.current().client);
+        let mut stream = connector.connect(self.name.clone(), stream).await.map_err(|e| self.failed(e))?;
+        // This end is through before the other one has seen its certificate. A server of HTTP/2 speaks first: what
+        // comes tells whether it was accepted.
+        let mut first = BytesMut::with_capacity(256);
+        if stream.read_buf(&mut first).await.map_err(|e| self.failed(e))? == 0 {
+            return Err(HandshakeError::Broken(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Ok(Wire::Tls { first: first.freeze(), stream: Box::new(stream.into()) })
+    }
+
+    fn failed(&self, error: io::Error) -> HandshakeError {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+            Some(tls) => HandshakeError::Distrust(words(tls, &self.name)),
+            None => HandshakeError::Broken(error),
+        }
+    }
+}
+
+/// What a failure of TLS says about the other end.
+fn words(error: &Error, name: &ServerName<'_>) -> String {
+    use CertificateError as Bad;
+    let name = name.to_str();
+    match error {
+        Error::NoCertificatesPresented => "it shows no certificate".into(),
+        // An authority of another cluster may have the same name: then it is the signature that is wrong.
+        Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
+            format!("its certificate is not of an authority in {AUTHORITY} here: it is of another cluster")
+        }
+        Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+            format!("its certificate is not valid for {name}: it is of another cluster")
+        }
+        Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+            "its certificate has expired: renew it, or set the clock of this machine".into()
+        }
+        Error::InvalidCertificate(_) => format!("its certificate is refused: {error}"),
+        Error::AlertReceived(AlertDescription::UnknownCA | AlertDescription::DecryptError) => {
+            format!("it refuses the certificate of this side: that is not of an authority in its {AUTHORITY}")
+        }
+        Error::AlertReceived(AlertDescription::CertificateExpired) => {
+            "it refuses the certificate of this side: that has expired".into()
+        }
+        Error::AlertReceived(AlertDescription::BadCertificate) => {
+            format!("it refuses the certificate of this side: is that valid for its cluster's name? (here {name})")
+        }
+        Error::AlertReceived(AlertDescription::CertificateRequired) => "it wants a certificate of this side".into(),
+        Error::AlertReceived(alert) => format!("it ended the handshake: {alert:?}"),
+        Error::InvalidMessage(_) => "it does not speak TLS (members with --secret-file speak plainly)".into(),
+        Error::PeerIncompatible(_) => format!("it speaks another TLS than 1.3: {error}"),
+        other => other.to_string(),
+    }
+}
+
+fn stamp(dir: &Path) -> Stamp {
+    // Followed through links: a mounted Secret changes by switching one.
+    [CERTIFICATE, KEY, AUTHORITY].map(|file| {
+        let meta = std::fs::metadata(dir.join(file)).ok()?;
+        Some((meta.mtime(), meta.mtime_nsec(), meta.ino()))
+    })
+}
+
+fn read(dir: &Path) -> Result<Identity, String> {
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).map_err(|e| format!("{name}: {e}"));
+    Ok(Identity { certificate_pem: read(CERTIFICATE)?, key_pem: read(KEY)?, authority_pem: read(AUTHORITY)? })
+}
+
+fn certificates(pem: &str, file: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates = CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| format!("{file}: {e}"))?;
+    if certificates.is_empty() {
+        return Err(format!("{file} holds no certificate"));
+    }
+    Ok(certificates)
+}
+
+fn configs(identity: &Identity, name: &ServerName<'static>) -> Result<Configs, String> {
+    let chain = certificates(&identity.certificate_pem, CERTIFICATE)?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|e| format!("{KEY}: {e}"))?;
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(&identity.authority_pem, AUTHORITY)? {
+        roots.add(authority).map_err(|e| format!("{AUTHORITY}: {e}"))?;
+    }
+    let roots = Arc::new(roots);
+    let provider = Arc::new(crypto::ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+        .build()
+        .map_err(|e| format!("{AUTHORITY}: {e}"))?;
+    let verifier = Arc::new(NamedClients { of_the_authority: verifier, name: name.clone() });
+    let versions = &[&version::TLS13];
+    let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)
+        .map_err(|e| e.to_string())?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain.clone(), key.clone_key())
+        .map_err(|e| format!("{CERTIFICATE} and {KEY}: {e}"))?;
+    server.alpn_protocols = vec![ALPN.to_vec()];
+    server.send_tls13_tickets = 0;
+    let mut client = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .map_err(|e| format!("{CERTIFICATE} and {KEY}: {e}"))?;
+    client.alpn_protocols = vec![ALPN.to_vec()];
+    client.resumption = Resumption::disabled();
+    Ok(Configs { server: Arc::new(server), client: Arc::new(client) })
+}
+
+/// Believes a dialling end that shows a certificate of the authority, valid for the name: an authority that people
+/// share between clusters does not let one cluster's members into another.
+#[derive(Debug)]
+struct NamedClients {
+    of_the_authority: Arc<dyn ClientCertVerifier>,
+    name: ServerName<'static>,
+}
+
+impl ClientCertVerifier for NamedClients {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.of_the_authority.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.of_the_authority.verify_client_cert(end_entity, intermediates, now)?;
+        verify_server_name(&ParsedCertificate::try_from(end_entity)?, &self.name)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.of_the_authority.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.of_the_authority.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.of_the_authority.supported_verify_schemes()
+    }
+}
