@@ -282,3 +282,153 @@ impl ClientCertVerifier for NamedClients {
         self.of_the_authority.supported_verify_schemes()
     }
 }
+
+/// Writes the files that [`PeerTls::open`] reads.
+#[cfg(test)]
+pub(crate) fn write_identity(dir: &Path, identity: &Identity) {
+    std::fs::create_dir_all(dir).expect("made");
+    for (file, text) in
+        [(CERTIFICATE, &identity.certificate_pem), (KEY, &identity.key_pem), (AUTHORITY, &identity.authority_pem)]
+    {
+        let new = dir.join(format!("{file}.new"));
+        std::fs::write(&new, text).expect("written");
+        std::fs::rename(new, dir.join(file)).expect("renamed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::net::pki::Authority;
+
+    const NAME: &str = "member.kv-nodes.ns.svc";
+
+    fn issue(authority: &Authority, names: &str) -> Identity {
+        let until = SystemTime::now() + Duration::from_secs(3600);
+        authority.issue(&[names.into()], "armdb://77/member", until).expect("issued")
+    }
+
+    fn tls(identity: &Identity) -> PeerTls {
+        let dir = tempfile::tempdir().expect("a directory");
+        write_identity(dir.path(), identity);
+        PeerTls::open(dir.path(), NAME).expect("read")
+    }
+
+    /// What each end says of the other: the accepting one, the dialling one.
+    async fn shake(accepting: &PeerTls, dialling: &PeerTls) -> (String, String) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let accepted = async {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let wire = accepting.accept(stream).await;
+            if let Ok(mut wire) = wire {
+                use tokio::io::AsyncWriteExt as _;
+                wire.write_all(b"hello").await.expect("sent");
+                wire.flush().await.expect("sent");
+                let _ = wire.read(&mut [0]).await;
+                return String::new();
+            }
+            told(wire)
+        };
+        let dialled = async {
+            let stream = TcpStream::connect(address).await.expect("connected");
+            let wire = dialling.connect(stream).await;
+            if let Ok(mut wire) = wire {
+                let mut greeting = [0; 5];
+                wire.read_exact(&mut greeting).await.expect("the first bytes are not lost");
+                assert_eq!(&greeting, b"hello");
+                return String::new();
+            }
+            told(wire)
+        };
+        tokio::join!(accepted, dialled)
+    }
+
+    fn told(wire: Result<Wire, HandshakeError>) -> String {
+        match wire {
+            Ok(_) => String::new(),
+            Err(HandshakeError::Distrust(why)) => why,
+            Err(HandshakeError::Broken(error)) => panic!("{error}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn both_ends_say_what_is_wrong_with_the_other() {
+        let authority = Authority::new("kv").expect("made");
+        let authority =
+            Authority::from_pem("kv", authority.certificate_pem(), &authority.key_pem()).expect("read back");
+        let own = tls(&issue(&authority, "*.kv-nodes.ns.svc"));
+        assert_eq!(shake(&own, &own).await, (String::new(), String::new()));
+
+        let forged = issue(&Authority::new("kv").expect("made"), "*.kv-nodes.ns.svc");
+        let forger = tls(&Identity { authority_pem: authority.certificate_pem().into(), ..forged });
+        let (here, there) = shake(&own, &forger).await;
+        assert!(here.contains("not of an authority in ca.crt here"), "{here}");
+        assert!(there.contains("not of an authority in its ca.crt"), "{there}");
+        let (there, here) = shake(&forger, &own).await;
+        assert!(here.contains("not of an authority in ca.crt here"), "{here}");
+        assert!(there.contains("not of an authority in its ca.crt"), "{there}");
+
+        let neighbour = tls(&issue(&authority, "*.other-nodes.ns.svc"));
+        let (here, there) = shake(&own, &neighbour).await;
+        assert!(here.contains("not valid for member.kv-nodes.ns.svc"), "{here}");
+        assert!(there.contains("valid for its cluster's name"), "{there}");
+    }
+
+    #[tokio::test]
+    async fn an_end_without_a_certificate_is_told_to_show_one() {
+        let identity = issue(&Authority::new("kv").expect("made"), "*.kv-nodes.ns.svc");
+        let (own, bare) = (tls(&identity), tls(&identity));
+        let mut roots = RootCertStore::empty();
+        for authority in certificates(&identity.authority_pem, AUTHORITY).expect("PEM") {
+            roots.add(authority).expect("an authority");
+        }
+        let mut client = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
+            .with_protocol_versions(&[&version::TLS13])
+            .expect("known")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        client.alpn_protocols = vec![ALPN.to_vec()];
+        bare.loaded.lock().configs.client = Arc::new(client);
+        bare.loaded.lock().stamp = stamp(&bare.dir);
+        let (here, there) = shake(&own, &bare).await;
+        assert_eq!(here, "it shows no certificate");
+        assert_eq!(there, "it wants a certificate of this side");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_used_says_which_file_is_wrong() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let authority = Authority::new("kv").expect("made");
+        let identity = issue(&authority, "*.kv-nodes.ns.svc");
+        let wrong = |change: &dyn Fn(&mut Identity)| {
+            let mut identity = identity.clone();
+            change(&mut identity);
+            write_identity(dir.path(), &identity);
+            PeerTls::open(dir.path(), NAME).expect_err("not usable").to_string()
+        };
+        let other = issue(&authority, "*.kv-nodes.ns.svc").key_pem;
+        for (why, file) in [
+            (wrong(&|identity| identity.certificate_pem = "x".into()), "tls.crt holds no certificate"),
+            (wrong(&|identity| identity.authority_pem = String::new()), "ca.crt holds no certificate"),
+            (wrong(&|identity| identity.key_pem = "x".into()), "tls.key: "),
+            (wrong(&|identity| identity.key_pem.clone_from(&other)), "tls.crt and tls.key: "),
+        ] {
+            assert!(why.contains(file), "{why}");
+        }
+        std::fs::remove_file(dir.path().join("tls.key")).expect("removed");
+        let why = PeerTls::open(dir.path(), NAME).expect_err("not there").to_string();
+        assert!(why.contains("tls.key: ") && why.contains(&*dir.path().display().to_string()), "{why}");
+    }
+
+    #[test]
+    fn keys_are_not_told_to_logs() {
+        let authority = Authority::new("kv").expect("made");
+        let identity = issue(&authority, "*.kv-nodes.ns.svc");
+        assert!(!format!("{authority:?} {identity:?} {:?}", tls(&identity)).contains("PRIVATE"));
+    }
+}

@@ -10,9 +10,7 @@ use crate::disk::RealDisk;
 use crate::engine::{Appended, EngineOptions, TreeId, WriteBatch};
 use crate::ident::{ClusterId, Sid};
 use crate::net::peer::{Lane, PeerAuth, PeerSecret, control, dial};
-use crate::net::pki::Authority;
 use crate::net::proto;
-use crate::net::tls::PeerTls;
 use crate::node::listener::{Port, Protocol};
 use crate::node::member::{Leadership, Member, MemberConfig, Outcome, WriteRefused};
 use crate::position::{LogPosition, LogTail};
@@ -22,18 +20,19 @@ use crate::topology::message::{
 };
 
 const CLUSTER: ClusterId = ClusterId(77);
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Node {
+pub(super) struct Node {
     member: Arc<Member>,
-    address: String,
+    pub(super) address: String,
+    pub(super) port: Arc<Port>,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
 }
 
-struct Group {
+pub(super) struct Group {
     temp: TempDir,
     auth: PeerAuth,
-    nodes: Vec<Option<Node>>,
+    pub(super) nodes: Vec<Option<Node>>,
     epoch: u64,
 }
 
@@ -42,7 +41,7 @@ impl Group {
         Self::with(n, PeerSecret::new("a-secret-of-the-tests").expect("sound").into()).await
     }
 
-    async fn with(n: usize, auth: PeerAuth) -> Self {
+    pub(super) async fn with(n: usize, auth: PeerAuth) -> Self {
         let mut group = Self {
             temp: tempfile::tempdir().expect("a directory"),
             auth,
@@ -55,7 +54,7 @@ impl Group {
         group
     }
 
-    async fn start(&mut self, i: usize) {
+    pub(super) async fn start(&mut self, i: usize) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("bound").to_string();
         let member = Member::open(MemberConfig {
@@ -74,17 +73,18 @@ impl Group {
         .expect("opened");
         let served = Arc::clone(&member);
         let port = Port::new("peer", Protocol::Http2, 64, usize::MAX);
-        let serving = tokio::spawn(async move { served.serve_peer(listener, port).await });
-        self.nodes[i] = Some(Node { member, address, serving });
+        let served_port = Arc::clone(&port);
+        let serving = tokio::spawn(async move { served.serve_peer(listener, served_port).await });
+        self.nodes[i] = Some(Node { member, address, port, serving });
     }
 
-    async fn stop(&mut self, i: usize) {
+    pub(super) async fn stop(&mut self, i: usize) {
         let node = self.nodes[i].take().expect("runs");
         node.member.shutdown().await.expect("closed");
         node.serving.await.expect("no panic").expect("served");
     }
 
-    fn member(&self, i: usize) -> &Arc<Member> {
+    pub(super) fn member(&self, i: usize) -> &Arc<Member> {
         &self.nodes[i].as_ref().expect("runs").member
     }
 
@@ -122,7 +122,7 @@ impl Group {
         LastConfig { epoch: self.epoch, voters, write_quorum, min_voters: 1 }
     }
 
-    async fn bootstrap(&mut self, leader: usize) -> Vec<Sid> {
+    pub(super) async fn bootstrap(&mut self, leader: usize) -> Vec<Sid> {
         let all: Vec<usize> = (0..self.nodes.len()).collect();
         let voters: Vec<Sid> = all.iter().map(|&i| self.sid(i)).collect();
         self.epoch = 1;
@@ -143,7 +143,7 @@ impl Group {
         }
     }
 
-    async fn follow(&self, i: usize, leader: usize, as_learner: bool) -> Reply {
+    pub(super) async fn follow(&self, i: usize, leader: usize, as_learner: bool) -> Reply {
         let request = FollowRequest {
             envelope: self.envelope(i),
             epoch: self.epoch,
@@ -155,7 +155,13 @@ impl Group {
     }
 
     /// One epoch after the other: FENCE `reached`, ASSEMBLE and PROMOTE `candidate`, FOLLOW the rest.
-    async fn change(&mut self, candidate: usize, reached: &[usize], voters: &[Sid], drain: Option<Duration>) {
+    pub(super) async fn change(
+        &mut self,
+        candidate: usize,
+        reached: &[usize],
+        voters: &[Sid],
+        drain: Option<Duration>,
+    ) {
         self.epoch += 1;
         let mut best: Option<(LogTail, usize)> = None;
         let mut lease_wait = Duration::ZERO;
@@ -190,7 +196,7 @@ impl Group {
         }
     }
 
-    async fn serves(&self, i: usize) {
+    pub(super) async fn serves(&self, i: usize) {
         let mut leadership = self.member(i).leadership();
         let serving = leadership.wait_for(|now| matches!(now, Leadership::Leading { serving: true, .. }));
         tokio::time::timeout(PATIENCE, serving).await.expect("in time").expect("runs");
@@ -204,25 +210,25 @@ impl Group {
     }
 
     /// Appended and shown: what a client is acknowledged.
-    async fn put(&self, i: usize, key: &str, value: &str) -> LogPosition {
+    pub(super) async fn put(&self, i: usize, key: &str, value: &str) -> LogPosition {
         let at = self.append(i, key, value);
         self.shows(i, at).await;
         assert_eq!(self.member(i).outcome(0, at), Outcome::Committed);
         at
     }
 
-    async fn shows(&self, i: usize, at: LogPosition) {
+    pub(super) async fn shows(&self, i: usize, at: LogPosition) {
         let mut progress = self.member(i).progress(0);
         let shown = progress.wait_for(|progress| progress.applied >= at.gsn);
         tokio::time::timeout(PATIENCE, shown).await.expect("in time").expect("runs");
     }
 
-    fn get(&self, i: usize, key: &str) -> Option<String> {
+    pub(super) fn get(&self, i: usize, key: &str) -> Option<String> {
         let value = self.member(i).engine().shards()[0].get(TreeId::DEFAULT, key.as_bytes(), 0).expect("readable");
         value.map(|value| String::from_utf8(value.bytes.to_vec()).expect("text"))
     }
 
-    async fn all_stop(mut self) {
+    pub(super) async fn all_stop(mut self) {
         for i in 0..self.nodes.len() {
             if self.nodes[i].is_some() {
                 self.stop(i).await;
@@ -368,44 +374,5 @@ async fn a_promise_survives_a_restart_and_older_epochs_are_refused() {
     group.change(0, &[0], &voters, None).await;
     group.serves(0).await;
     assert_eq!(group.get(0, "a").as_deref(), Some("1"));
-    group.all_stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn members_of_one_authority_replicate_over_tls_and_nobody_else_is_let_in() {
-    let temp = tempfile::tempdir().expect("a directory");
-    let tls = |authority: &Authority, name: &str| {
-        let dir = temp.path().join(name);
-        authority
-            .issue(&["*.kv-nodes.ns.svc".into()], "armdb://77/member")
-            .expect("issued")
-            .write(&dir)
-            .expect("written");
-        Arc::new(PeerTls::open(&dir, "member.kv-nodes.ns.svc").expect("read"))
-    };
-    let authority = Authority::new("kv").expect("made");
-    // As the operator has it after its own restart.
-    let authority =
-        Authority::from_pem("kv", authority.certificate_pem(), &authority.key_pem()).expect("what was given is taken");
-    let mut group = Group::with(3, PeerAuth::Tls(tls(&authority, "kv"))).await;
-    group.bootstrap(0).await;
-    group.serves(0).await;
-    let at = group.put(0, "a", "1").await;
-    group.shows(1, at).await;
-    group.shows(2, at).await;
-    assert!(group.member(0).lease_valid(), "heartbeats came over TLS too");
-
-    let address = &group.nodes[0].as_ref().expect("runs").address;
-    let stranger = PeerAuth::Tls(tls(&Authority::new("kv").expect("made"), "stranger"));
-    let plain = PeerAuth::Secret(PeerSecret::new("a-secret-of-the-tests").expect("sound"));
-    let misnamed = PeerTls::open(&temp.path().join("kv"), "member.other-nodes.ns.svc").expect("read");
-    for auth in [stranger, plain, PeerAuth::Tls(Arc::new(misnamed))] {
-        let asked = async {
-            let channel = dial(address, &auth, Lane::Main, PATIENCE).await.map_err(|error| error.to_string())?;
-            control(channel).health(proto::HealthRequest {}).await.map(drop).map_err(|status| status.to_string())
-        };
-        assert!(tokio::time::timeout(PATIENCE, asked).await.expect("answered in time").is_err());
-    }
-    group.put(0, "b", "2").await;
     group.all_stop().await;
 }

@@ -8,3 +8,4 @@ mod order;
 mod outcomes;
 mod reads;
 mod stand_in;
+mod tls;
