@@ -63,6 +63,16 @@ pub fn certificate_authority(cluster: &str) -> String {
     format!("{cluster}-ca")
 }
 
+/// The name that the certificate of every member, and of whoever else dials members, is valid for.
+pub fn peer_name(cluster: &str, namespace: &str) -> String {
+    member_host("member", cluster, namespace)
+}
+
+/// What is in those certificates: any host of the members' service.
+pub fn peer_wildcard(cluster: &str, namespace: &str) -> String {
+    member_host("*", cluster, namespace)
+}
+
 /// The ServiceAccount of the members; it has no right to anything.
 pub fn service_account(cluster: &str) -> String {
     format!("{cluster}-member")

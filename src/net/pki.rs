@@ -20,10 +20,11 @@ use rcgen::{
 pub struct PkiError(#[from] rcgen::Error);
 
 /// A certificate authority with its key.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Authority {
     cluster: String,
     certificate_pem: String,
-    key: KeyPair,
+    key_pem: String,
 }
 
 /// A certificate with its key, and the authorities that its owner believes.
@@ -55,13 +56,13 @@ impl Authority {
     pub fn new(cluster: &str) -> Result<Self, PkiError> {
         let key = KeyPair::generate()?;
         let certificate = Self::params(cluster).self_signed(&key)?;
-        Ok(Self { cluster: cluster.to_owned(), certificate_pem: certificate.pem(), key })
+        Ok(Self { cluster: cluster.to_owned(), certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
 
-    /// The authority of the cluster of this name, from what [`Self::certificate_pem`] and [`Self::key_pem`] gave.
-    pub fn from_pem(cluster: &str, certificate_pem: &str, key_pem: &str) -> Result<Self, PkiError> {
-        let key = KeyPair::from_pem(key_pem)?;
-        Ok(Self { cluster: cluster.to_owned(), certificate_pem: certificate_pem.to_owned(), key })
+    /// The authority of the cluster of this name, from what [`Self::certificate_pem`] and [`Self::key_pem`] gave;
+    /// whether they are in order shows when it issues.
+    pub fn from_pem(cluster: &str, certificate_pem: String, key_pem: String) -> Self {
+        Self { cluster: cluster.to_owned(), certificate_pem, key_pem }
     }
 
     /// What an authority's certificate says: the same for the same cluster, so that an issuer can be made from the
@@ -82,15 +83,15 @@ impl Authority {
     }
 
     /// Its private key.
-    pub fn key_pem(&self) -> String {
-        self.key.serialize_pem()
+    pub fn key_pem(&self) -> &str {
+        &self.key_pem
     }
 
     /// A certificate for both ends of a peer connection until `not_after`: valid for `dns_names` (a wildcard is one
     /// label) and the URI that names its role.
     pub fn issue(&self, dns_names: &[String], uri: &str, not_after: SystemTime) -> Result<Identity, PkiError> {
         let authority = Self::params(&self.cluster);
-        let issuer = Issuer::from_params(&authority, &self.key);
+        let issuer = Issuer::from_params(&authority, KeyPair::from_pem(&self.key_pem)?);
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(dns_names)?;
         params.subject_alt_names.push(SanType::URI(uri.try_into()?));

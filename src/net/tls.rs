@@ -3,20 +3,21 @@
 //!
 //! TLS 1.3 only, no resumption: every connection is judged anew, by the certificates of that moment. The files are
 //! looked at before every handshake and read again when they have changed, so that renewed certificates need no
-//! restart; connections that stand are left alone.
+//! restart; whoever has no files hands renewed ones over. Connections that stand are left alone.
 //! Invariant: what cannot be read never replaces what could.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
-use tokio_rustls::rustls::client::danger::HandshakeSignatureValid;
-use tokio_rustls::rustls::client::{Resumption, verify_server_name};
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerifier as _};
+use tokio_rustls::rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -33,17 +34,17 @@ use super::wire::Wire;
 /// What HTTP/2 is called in a handshake.
 const ALPN: &[u8] = b"h2";
 /// The files of a certificate directory; also the keys of a Secret of type `kubernetes.io/tls`.
-const CERTIFICATE: &str = "tls.crt";
-const KEY: &str = "tls.key";
-const AUTHORITY: &str = "ca.crt";
+pub(crate) const CERTIFICATE: &str = "tls.crt";
+pub(crate) const KEY: &str = "tls.key";
+pub(crate) const AUTHORITY: &str = "ca.crt";
 
 /// Certificates that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the certificates in {dir}: {reason}; wanted there are {CERTIFICATE}, {KEY} and {AUTHORITY}, PEM, of one cluster"
+    "the certificates in {place}: {reason}; wanted there are {CERTIFICATE}, {KEY} and {AUTHORITY}, PEM, of one cluster"
 )]
 pub struct TlsError {
-    dir: PathBuf,
+    place: String,
     reason: String,
 }
 
@@ -58,14 +59,22 @@ pub(crate) enum HandshakeError {
 
 /// The certificates of one end, and whom it believes.
 pub struct PeerTls {
-    dir: PathBuf,
+    source: Source,
     name: ServerName<'static>,
     loaded: Mutex<Loaded>,
 }
 
-#[derive(Clone)]
+/// Where the certificates come from.
+enum Source {
+    /// Files, looked at again and again.
+    Dir(PathBuf),
+    /// Handed over; in words for people.
+    Given(String),
+}
+
 struct Loaded {
-    stamp: Stamp,
+    stamp: Option<Stamp>,
+    identity: Identity,
     configs: Configs,
 }
 
@@ -81,7 +90,7 @@ type Stamp = [Option<(i64, i64, u64)>; 3];
 
 impl std::fmt::Debug for PeerTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PeerTls").field("dir", &self.dir).field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("PeerTls").field("source", &self.place()).field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -89,28 +98,57 @@ impl PeerTls {
     /// Reads `tls.crt`, `tls.key` and `ca.crt` in `dir`; `name` is what every certificate of the cluster is valid
     /// for.
     pub fn open(dir: &Path, name: &str) -> Result<Self, TlsError> {
-        let error = |reason: String| TlsError { dir: dir.to_owned(), reason };
-        let name = ServerName::try_from(name.to_owned()).map_err(|e| error(format!("the name {name:?}: {e}")))?;
         let stamp = stamp(dir);
-        let configs = read(dir).and_then(|identity| configs(&identity, &name)).map_err(error)?;
-        Ok(Self { dir: dir.to_owned(), name, loaded: Mutex::new(Loaded { stamp, configs }) })
+        let error = |reason: String| TlsError { place: dir.display().to_string(), reason };
+        let identity = read(dir).map_err(error)?;
+        Self::load(Source::Dir(dir.to_owned()), Some(stamp), identity, name).map_err(error)
+    }
+
+    /// With the certificates in `identity`, which are from `place`; see [`Self::renew`].
+    pub fn given(identity: Identity, place: String, name: &str) -> Result<Self, TlsError> {
+        let error = |reason: String| TlsError { place: place.clone(), reason };
+        Self::load(Source::Given(place.clone()), None, identity, name).map_err(error)
+    }
+
+    fn load(source: Source, stamp: Option<Stamp>, identity: Identity, name: &str) -> Result<Self, String> {
+        let name = server_name(name)?;
+        let configs = configs(&identity, &name)?;
+        Ok(Self { source, name, loaded: Mutex::new(Loaded { stamp, identity, configs }) })
+    }
+
+    fn place(&self) -> String {
+        match &self.source {
+            Source::Dir(dir) => dir.display().to_string(),
+            Source::Given(place) => place.clone(),
+        }
+    }
+
+    /// New connections use the certificates in `identity` from now on; if they cannot be used, the ones before.
+    pub fn renew(&self, identity: Identity) -> Result<(), TlsError> {
+        self.take(&mut self.loaded.lock(), identity).map_err(|reason| TlsError { place: self.place(), reason })
+    }
+
+    fn take(&self, loaded: &mut Loaded, identity: Identity) -> Result<(), String> {
+        if identity != loaded.identity {
+            loaded.configs = configs(&identity, &self.name)?;
+            loaded.identity = identity;
+            tracing::info!(place = self.place(), "certificates were renewed: new connections use them");
+        }
+        Ok(())
     }
 
     /// What is in the directory now; what was read before if that cannot be used.
     fn current(&self) -> Configs {
         let mut loaded = self.loaded.lock();
-        // Taken before reading: what changes meanwhile is read again the next time.
-        let stamp = stamp(&self.dir);
-        if stamp != loaded.stamp {
-            loaded.stamp = stamp;
-            match read(&self.dir).and_then(|identity| configs(&identity, &self.name)) {
-                Ok(fresh) => {
-                    tracing::info!(dir = %self.dir.display(), "certificates were renewed: new connections use them");
-                    loaded.configs = fresh;
-                }
-                Err(reason) => {
+        if let Source::Dir(dir) = &self.source {
+            // Taken before reading: what changes meanwhile is read again the next time.
+            let stamp = Some(stamp(dir));
+            if stamp != loaded.stamp {
+                loaded.stamp = stamp;
+                if let Err(reason) = read(dir).and_then(|identity| self.take(&mut loaded, identity)) {
                     tracing::warn!(
-                        dir = %self.dir.display(), reason,
+                        place = self.place(),
+                        reason,
                         "changed certificates cannot be used (yet): new connections use the ones before"
                     );
                 }
@@ -203,14 +241,41 @@ fn certificates(pem: &str, file: &str) -> Result<Vec<CertificateDer<'static>>, S
     Ok(certificates)
 }
 
-fn configs(identity: &Identity, name: &ServerName<'static>) -> Result<Configs, String> {
-    let chain = certificates(&identity.certificate_pem, CERTIFICATE)?;
-    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|e| format!("{KEY}: {e}"))?;
+fn server_name(name: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(name.to_owned()).map_err(|e| format!("the name {name:?}: {e}"))
+}
+
+impl Identity {
+    /// Whether members of the cluster whose certificates are valid for `name` believe it at the time `at`, if they
+    /// believe the authorities in it; why not.
+    pub fn check(&self, name: &str, at: SystemTime) -> Result<(), String> {
+        let name = server_name(name)?;
+        configs(self, &name)?;
+        let at = at.duration_since(SystemTime::UNIX_EPOCH).map_err(|e| e.to_string())?;
+        let chain = certificates(&self.certificate_pem, CERTIFICATE)?;
+        let provider = Arc::new(crypto::ring::default_provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(authorities(self)?), provider)
+            .build()
+            .map_err(|e| format!("{AUTHORITY}: {e}"))?;
+        verifier
+            .verify_server_cert(&chain[0], &chain[1..], &name, &[], UnixTime::since_unix_epoch(at))
+            .map_err(|e| words(&e, &name))?;
+        Ok(())
+    }
+}
+
+fn authorities(identity: &Identity) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for authority in certificates(&identity.authority_pem, AUTHORITY)? {
         roots.add(authority).map_err(|e| format!("{AUTHORITY}: {e}"))?;
     }
-    let roots = Arc::new(roots);
+    Ok(roots)
+}
+
+fn configs(identity: &Identity, name: &ServerName<'static>) -> Result<Configs, String> {
+    let chain = certificates(&identity.certificate_pem, CERTIFICATE)?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).map_err(|e| format!("{KEY}: {e}"))?;
+    let roots = Arc::new(authorities(identity)?);
     let provider = Arc::new(crypto::ring::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
         .build()
@@ -298,8 +363,9 @@ pub(crate) fn write_identity(dir: &Path, identity: &Identity) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::Duration;
 
+    use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -313,9 +379,7 @@ mod tests {
     }
 
     fn tls(identity: &Identity) -> PeerTls {
-        let dir = tempfile::tempdir().expect("a directory");
-        write_identity(dir.path(), identity);
-        PeerTls::open(dir.path(), NAME).expect("read")
+        PeerTls::given(identity.clone(), "a test".into(), NAME).expect("usable")
     }
 
     /// What each end says of the other: the accepting one, the dialling one.
@@ -326,7 +390,6 @@ mod tests {
             let (stream, _) = listener.accept().await.expect("a connection");
             let wire = accepting.accept(stream).await;
             if let Ok(mut wire) = wire {
-                use tokio::io::AsyncWriteExt as _;
                 wire.write_all(b"hello").await.expect("sent");
                 wire.flush().await.expect("sent");
                 let _ = wire.read(&mut [0]).await;
@@ -359,8 +422,8 @@ mod tests {
     #[tokio::test]
     async fn both_ends_say_what_is_wrong_with_the_other() {
         let authority = Authority::new("kv").expect("made");
-        let authority =
-            Authority::from_pem("kv", authority.certificate_pem(), &authority.key_pem()).expect("read back");
+        let (certificate, key) = (authority.certificate_pem().to_owned(), authority.key_pem().to_owned());
+        let authority = Authority::from_pem("kv", certificate, key);
         let own = tls(&issue(&authority, "*.kv-nodes.ns.svc"));
         assert_eq!(shake(&own, &own).await, (String::new(), String::new()));
 
@@ -394,7 +457,6 @@ mod tests {
             .with_no_client_auth();
         client.alpn_protocols = vec![ALPN.to_vec()];
         bare.loaded.lock().configs.client = Arc::new(client);
-        bare.loaded.lock().stamp = stamp(&bare.dir);
         let (here, there) = shake(&own, &bare).await;
         assert_eq!(here, "it shows no certificate");
         assert_eq!(there, "it wants a certificate of this side");
@@ -423,6 +485,39 @@ mod tests {
         std::fs::remove_file(dir.path().join("tls.key")).expect("removed");
         let why = PeerTls::open(dir.path(), NAME).expect_err("not there").to_string();
         assert!(why.contains("tls.key: ") && why.contains(&*dir.path().display().to_string()), "{why}");
+    }
+
+    #[tokio::test]
+    async fn who_is_handed_renewed_certificates_uses_them_and_never_ones_that_are_no_good() {
+        let (old, new) = (Authority::new("kv").expect("made"), Authority::new("kv").expect("made"));
+        let (here, there) = (tls(&issue(&old, "*.kv-nodes.ns.svc")), tls(&issue(&new, "*.kv-nodes.ns.svc")));
+        assert_ne!(shake(&here, &there).await.0, "");
+        let mut fresh = issue(&new, "*.kv-nodes.ns.svc");
+        here.renew(fresh.clone()).expect("usable");
+        assert_eq!(shake(&here, &there).await, (String::new(), String::new()));
+        fresh.key_pem = issue(&new, "*.kv-nodes.ns.svc").key_pem;
+        let error = here.renew(fresh).expect_err("another key").to_string();
+        assert!(error.contains("a test") && error.contains("tls.key"), "{error}");
+        assert_eq!(shake(&here, &there).await, (String::new(), String::new()));
+    }
+
+    #[test]
+    fn a_certificate_is_good_until_its_end_for_its_name_and_of_its_authority() {
+        let authority = Authority::new("kv").expect("made");
+        let now = SystemTime::now();
+        let until = now + Duration::from_secs(3600);
+        let identity = authority.issue(&["*.kv-nodes.ns.svc".into()], "armdb://77/member", until).expect("issued");
+        assert_eq!(identity.check(NAME, now), Ok(()));
+        assert_eq!(identity.check(NAME, until - Duration::from_secs(1)), Ok(()));
+        let why = |identity: &Identity, name, at| identity.check(name, at).expect_err("no good");
+        assert!(why(&identity, NAME, until + Duration::from_secs(2)).contains("expired"));
+        assert!(why(&identity, "member.other-nodes.ns.svc", now).contains("not valid for"));
+        assert!(why(&identity, "no name", now).contains("no name"));
+        let other = Authority::new("kv").expect("made").certificate_pem().to_owned();
+        assert!(why(&Identity { authority_pem: other.clone(), ..identity.clone() }, NAME, now).contains("not of an"));
+        // Of one of several that are believed.
+        let both = other + authority.certificate_pem();
+        assert_eq!(Identity { authority_pem: both, ..identity }.check(NAME, now), Ok(()));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Reads the world: everything that looking after one cluster depends on, in one place, before anything is decided.
 //!
-//! From the cache, but for the Secret with the cluster's identity, which is not watched and read now and then.
+//! From the cache, but for the Secrets with the cluster's identity, which are not watched and read now and then.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ pub struct World {
     pub partitions: BTreeMap<i32, PartitionWorld>,
     /// The Secret with its identity, if it was read now.
     pub authority: Option<DynamicObject>,
-    /// The Secret of its members, if the other one is not there.
+    /// The Secret of its members, if it was read now.
     pub member_tls: Option<DynamicObject>,
 }
 
@@ -158,9 +158,7 @@ pub async fn dereference(context: &Context, key: &Key, with_secrets: bool) -> Re
     if with_secrets {
         let kube = &context.kube;
         world.authority = kube.get(Kind::Secret, &key.namespace, &api_names::certificate_authority(name)).await?;
-        if world.authority.is_none() {
-            world.member_tls = kube.get(Kind::Secret, &key.namespace, &api_names::member_tls(name)).await?;
-        }
+        world.member_tls = kube.get(Kind::Secret, &key.namespace, &api_names::member_tls(name)).await?;
     }
     Ok(Some(world))
 }

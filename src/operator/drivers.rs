@@ -21,9 +21,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::build::peer_secret_of;
+use super::build::certificate_of;
 use super::cache::{Cache, Key};
-use super::client::Kube;
+use super::client::{Kube, KubeError};
 use super::events::{Events, Regarding};
 use super::facts::{PodFacts, controller_uid, is_terminating};
 use super::kinds::Kind;
@@ -34,11 +34,15 @@ use super::register::PartitionRegister;
 use crate::api::{ArmdbPartitionSpec, names};
 use crate::drive::status::PartitionPicture;
 use crate::drive::{Driver, Reach, Setup, partition_wish};
-use crate::net::peer::PeerSecret;
+use crate::net::peer::PeerAuth;
+use crate::net::pki;
+use crate::net::tls::PeerTls;
 use crate::topology::controller::{ControlRequest, ControllerConfig};
 
 /// After a partition could not be driven: its Secret is not there yet, or the API server does not answer.
 const AGAIN: Duration = Duration::from_secs(1);
+/// The members' certificate is looked at this often; whoever renews it allows for that.
+const CERTIFICATES_AGAIN: Duration = Duration::from_secs(120);
 /// A replica that does not hold the lease proposes this much later.
 const STAND_BY_RANK: u32 = 1;
 
@@ -49,6 +53,8 @@ struct Driven {
     spec: ArmdbPartitionSpec,
     members: Vec<Reach>,
     last: LastKnown,
+    /// What its members are dialled with.
+    tls: Arc<PeerTls>,
     /// The register in the object changed last at this version.
     version: Option<String>,
     stop: CancellationToken,
@@ -126,6 +132,8 @@ impl Drivers {
         let mut again: BTreeSet<Key> = BTreeSet::new();
         let mut retry = tokio::time::interval(AGAIN);
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut renew = tokio::time::interval(CERTIFICATES_AGAIN);
+        renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // What is not listed yet is not gone.
         tokio::select! {
             () = self.stop.cancelled() => return,
@@ -141,6 +149,7 @@ impl Drivers {
                         due.insert(cluster);
                     }
                 }
+                _ = renew.tick() => self.renew_certificates().await,
                 _ = retry.tick(), if !again.is_empty() => due.append(&mut again),
                 changed = holds.changed() => {
                     if changed.is_err() {
@@ -156,6 +165,30 @@ impl Drivers {
                 }
             }
         }
+    }
+
+    /// Takes up renewed certificates, each before the one it replaces expires.
+    async fn renew_certificates(&self) {
+        let mut clusters: BTreeMap<Key, Vec<Arc<PeerTls>>> = BTreeMap::new();
+        for (key, driven) in &*self.running.lock() {
+            let cluster = Key::new(&key.namespace, &driven.spec.cluster);
+            clusters.entry(cluster).or_default().push(Arc::clone(&driven.tls));
+        }
+        for (cluster, users) in clusters {
+            // Gone for a moment, or unreadable: the drivers go on with what they have.
+            let Ok(Some(certificate)) = self.certificate(&cluster).await else { continue };
+            for tls in users {
+                if let Err(error) = tls.renew(certificate.clone()) {
+                    tracing::warn!(%cluster, %error, "its members are dialled with the certificate before");
+                }
+            }
+        }
+    }
+
+    /// The certificate of a cluster's members. None: there is none yet.
+    async fn certificate(&self, cluster: &Key) -> Result<Option<pki::Identity>, KubeError> {
+        let secret = self.kube.get(Kind::Secret, &cluster.namespace, &names::member_tls(&cluster.name)).await?;
+        Ok(secret.as_ref().and_then(certificate_of))
     }
 
     async fn set_rank(&self, rank: u32) {
@@ -246,17 +279,24 @@ impl Drivers {
     }
 
     async fn start(&self, key: &Key, object: &DynamicObject, spec: ArmdbPartitionSpec, pods: &[PodFacts]) -> bool {
-        let name = names::member_tls(&spec.cluster);
-        let secret = match self.kube.get(Kind::Secret, &key.namespace, &name).await {
-            Ok(secret) => secret.as_ref().and_then(peer_secret_of),
+        let place = format!("Secret {}/{}", key.namespace, names::member_tls(&spec.cluster));
+        let certificate = match self.certificate(&Key::new(&key.namespace, &spec.cluster)).await {
+            Ok(Some(certificate)) => certificate,
+            Ok(None) => {
+                tracing::debug!(partition = %key, "the {place} is not there yet, or holds no certificate");
+                return false;
+            }
             Err(error) => {
-                tracing::warn!(partition = %key, %error, "the secret of its members is not known; it is tried again");
+                tracing::warn!(partition = %key, %error, "its members' certificate is not known; it is tried again");
                 return false;
             }
         };
-        let Some(Ok(secret)) = secret.map(|text| PeerSecret::new(&text)) else {
-            tracing::debug!(partition = %key, "the Secret {name} is not there yet, or holds no secret of the peer port");
-            return false;
+        let tls = match PeerTls::given(certificate, place, &names::peer_name(&spec.cluster, &key.namespace)) {
+            Ok(tls) => Arc::new(tls),
+            Err(error) => {
+                tracing::warn!(partition = %key, %error, "it is not driven until they are in order");
+                return false;
+            }
         };
         let Ok(cluster_id) = spec.cluster_id.parse() else {
             tracing::warn!(partition = %key, id = spec.cluster_id, "its clusterID is no id; it is not driven");
@@ -280,7 +320,7 @@ impl Drivers {
             partition,
             config,
             register: Arc::new(PartitionRegister::new(&self.kube, key.clone(), uid.clone())),
-            auth: secret.into(),
+            auth: PeerAuth::Tls(Arc::clone(&tls)),
             tell: Box::new(move |notice| {
                 metrics.noticed(notice.reason);
                 events.notice(&regarding, partition, &notice);
@@ -304,7 +344,7 @@ impl Drivers {
         };
         self.tasks.spawn(labeller.run(stop.clone()));
         let version = object.metadata.resource_version.clone();
-        let driven = Driven { uid, driver, spec, members, last, version, stop };
+        let driven = Driven { uid, driver, spec, members, last, tls, version, stop };
         self.running.lock().insert(key.clone(), driven);
         true
     }

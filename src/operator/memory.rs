@@ -30,7 +30,7 @@ pub struct Memory {
     /// The object that this is about.
     uid: String,
     identity: Option<(Identity, Instant)>,
-    secrets_applied: Option<Instant>,
+    secrets_applied: bool,
     /// See there.
     pub compared: Compared,
     tracks: BTreeMap<String, Track>,
@@ -55,19 +55,21 @@ impl Memory {
         (now < *read + SECRETS_AGAIN).then(|| identity.clone())
     }
 
-    /// It was read now.
+    /// It was read now: Secrets are brought about from what was just read, never from what was read long ago, or an
+    /// authority that was deleted to have a new one would come back.
     pub fn set_identity(&mut self, identity: Identity, now: Instant) {
         self.identity = Some((identity, now));
+        self.secrets_applied = false;
     }
 
-    /// Whether Secrets are to be looked at again.
-    pub fn secrets_due(&self, now: Instant) -> bool {
-        self.secrets_applied.is_none_or(|applied| now >= applied + SECRETS_AGAIN)
+    /// Whether Secrets are to be brought about.
+    pub fn secrets_due(&self) -> bool {
+        !self.secrets_applied
     }
 
-    /// They were brought about now.
-    pub fn secrets_applied(&mut self, now: Instant) {
-        self.secrets_applied = Some(now);
+    /// They were.
+    pub fn secrets_applied(&mut self) {
+        self.secrets_applied = true;
     }
 
     /// Takes how a member is now; for how long it has been in sync, and for how long it has not got on.

@@ -19,6 +19,7 @@ mod act;
 mod apply;
 pub mod build;
 mod cache;
+mod certificates;
 pub(crate) mod client;
 mod context;
 mod controller;

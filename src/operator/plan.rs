@@ -235,7 +235,7 @@ mod tests {
     }
 
     fn identity() -> Identity {
-        Identity { id: ClusterId(7), peer_secret: "0123456789abcdef".into() }
+        Identity::of_a_test(ClusterId(7))
     }
 
     /// A healthy partition whose pods run `image`.

@@ -5,14 +5,15 @@
 //! spec that is refused leaves out everything but the status.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use super::act;
 use super::apply::{Applier, ApplyError, check_owner};
-use super::build::{Desired, Identity, build, identity_of, peer_secret_of};
+use super::build::{Desired, Identity, authority_of, build, certificate_of};
 use super::cache::Key;
+use super::certificates::{self, Whose};
 use super::client::{ErrorKind, KubeError};
 use super::context::Context;
 use super::dereference::{World, dereference};
@@ -26,7 +27,8 @@ use super::rollout::Step;
 use super::status::Obstacle;
 use super::tell;
 use super::validate::{Refused, ValidatedCluster, cluster_id, validate, warnings};
-use crate::ident::{AttemptId, ClusterId};
+use crate::ident::ClusterId;
+use crate::net::pki::Authority;
 
 /// Lag moves without an event: it is looked at this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
@@ -166,15 +168,24 @@ async fn establish(
             outcome.obstacle = Some(obstacle(&error));
             return Ok(None);
         }
-        let Some(identity) = identity_of(authority) else {
-            outcome.refused = Some(format!(
-                "the Secret {key} does not hold the cluster's identity any more: restore it, or delete it to have the id \
-                 read from the volume claims"
-            ));
-            return Ok(None);
+        let made = authority.metadata.creation_timestamp.as_ref().map_or(SystemTime::UNIX_EPOCH, |t| t.0.into());
+        let identity = authority_of(authority, &cluster.name)
+            .ok_or_else(|| "it lacks an entry, or one is no text".to_owned())
+            .and_then(|(id, authority)| certified(world, cluster, id, authority, made));
+        return match identity {
+            Ok(identity) => {
+                tell_renewal(context, world, &identity);
+                memory.set_identity(identity.clone(), now);
+                Ok(Some(identity))
+            }
+            Err(why) => {
+                outcome.refused = Some(format!(
+                    "the Secret {key} does not hold the cluster's identity any more ({why}): restore it, or delete it to \
+                     have the id read from the volume claims and a new authority made"
+                ));
+                Ok(None)
+            }
         };
-        memory.set_identity(identity.clone(), now);
-        return Ok(Some(identity));
     }
     if cluster.spec.paused {
         return Ok(None);
@@ -187,10 +198,14 @@ async fn establish(
             return Ok(None);
         }
     };
-    // Members that run know the old secret until they are restarted: it is kept if it is still anywhere.
-    let kept = world.member_tls.as_ref().and_then(peer_secret_of);
-    let peer_secret = kept.unwrap_or_else(|| format!("{}{}", AttemptId::random(), AttemptId::random()));
-    let identity = Identity { id, peer_secret };
+    let made = Authority::new(&cluster.name).map_err(|error| error.to_string());
+    let identity = match made.and_then(|authority| certified(world, cluster, id, authority, SystemTime::now())) {
+        Ok(identity) => identity,
+        Err(why) => {
+            outcome.refused = Some(format!("no certificate can be made: {why}"));
+            return Ok(None);
+        }
+    };
     let secrets = build(cluster, &identity, &BTreeMap::new());
     for authority in secrets.iter().filter(|desired| desired.mode == super::build::Mode::CreateOnly) {
         // Two that make it at once: the second finds it and begins again with what is there.
@@ -199,6 +214,38 @@ async fn establish(
     }
     memory.set_identity(identity.clone(), now);
     Ok(Some(identity))
+}
+
+/// The identity with the certificate that its members shall have now.
+fn certified(
+    world: &World,
+    cluster: &ValidatedCluster,
+    id: ClusterId,
+    authority: Authority,
+    made: SystemTime,
+) -> Result<Identity, String> {
+    let now = SystemTime::now();
+    let whose = Whose { cluster: &cluster.name, namespace: &cluster.namespace, id };
+    let age = now.duration_since(made).unwrap_or_default();
+    let have = world.member_tls.as_ref().and_then(certificate_of);
+    let certificate = certificates::decide(whose, &authority, age, have.as_ref(), now)?;
+    Ok(Identity { id, authority, certificate })
+}
+
+fn tell_renewal(context: &Context, world: &World, identity: &Identity) {
+    let have = world.member_tls.as_ref().and_then(certificate_of);
+    let Some(have) = have.filter(|have| *have != identity.certificate) else { return };
+    let note = if have.certificate_pem == identity.certificate.certificate_pem {
+        "the authorities that members believe change; they and the operator take it up within minutes"
+    } else {
+        "the members' certificate is renewed; they and the operator take it up within minutes, without a restart"
+    };
+    context.events.tell(Happening {
+        regarding: Regarding::object(Kind::Cluster, &world.cluster),
+        warning: false,
+        reason: "CertificateRenewed".into(),
+        note: note.into(),
+    });
 }
 
 /// Makes every object what it shall be. False: something is in the way, and told.
@@ -210,8 +257,7 @@ async fn apply(
     memory: &mut Memory,
     outcome: &mut Outcome,
 ) -> Result<bool, KubeError> {
-    let now = Instant::now();
-    let with_secrets = memory.secrets_due(now);
+    let with_secrets = memory.secrets_due();
     let mut applier = Applier {
         kube: &context.kube,
         cache: &context.cache,
@@ -239,7 +285,7 @@ async fn apply(
         }
     }
     if with_secrets && !cluster.spec.paused {
-        memory.secrets_applied(now);
+        memory.secrets_applied();
     }
     Ok(true)
 }

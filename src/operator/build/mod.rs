@@ -21,18 +21,18 @@ mod stateful_set;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicObject;
 use serde_json::Value;
 
-pub use secrets::{CLUSTER_ID_KEY, PEER_SECRET_KEY, identity_of, peer_secret_of};
+pub use secrets::{authority_of, certificate_of};
 
 use super::kinds::Kind;
 use super::names;
 use super::validate::ValidatedCluster;
 use crate::ident::ClusterId;
+use crate::net::pki::{self, Authority};
 
 /// How an object is brought about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,17 +70,26 @@ impl Desired {
 }
 
 /// Who the cluster is, and what its members know each other by.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// Of its data.
     pub id: ClusterId,
-    /// What everyone on the peer port must know.
-    pub peer_secret: String,
+    /// What issues its certificates.
+    pub authority: Authority,
+    /// The certificate that its members share.
+    pub certificate: pki::Identity,
 }
 
-impl fmt::Debug for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("id", &self.id).finish_non_exhaustive()
+#[cfg(test)]
+impl Identity {
+    /// One that can be built from, and means nothing.
+    pub(super) fn of_a_test(id: ClusterId) -> Self {
+        let certificate = pki::Identity {
+            certificate_pem: "certificate".into(),
+            key_pem: "PRIVATE key".into(),
+            authority_pem: "authority".into(),
+        };
+        Self { id, authority: Authority::from_pem("kv", "authority".into(), "PRIVATE authority".into()), certificate }
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::hash::spec_hash;
 use super::merge::merge;
 use super::stateful_set::DATA;
-use super::{Identity, config, secrets};
+use super::{Identity, config};
 use crate::api::names::{self, annotation, port};
 use crate::api::spec::ImagePullPolicy;
 use crate::api::{ArmdbClusterSpec, SpreadPolicy};
@@ -77,7 +77,8 @@ fn own(cluster: &ValidatedCluster, identity: &Identity, partition: i32) -> Value
             "--http", format!("*:{}", port::HTTP_NUMBER),
             "--advertise-host", "$(POD_IP)",
             "--config", format!("{CONFIG}/{}", config::FILE),
-            "--secret-file", format!("{TLS}/{}", secrets::PEER_SECRET_KEY),
+            "--tls-dir", TLS,
+            "--tls-name", names::peer_name(name, &cluster.namespace),
         ],
         "env": [
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}},

@@ -1,8 +1,8 @@
 //! The cluster's identity and keys.
 //!
-//! `<name>-ca` is made once and immutable: the id of the cluster's data, and the secret that everyone on the peer port
-//! must know. No pod mounts it. `<name>-member-tls` is what members mount, made from it again whenever it is not as it
-//! should be. (Certificates for mutual TLS on the peer port will stand beside the secret, in the same two objects.)
+//! `<name>-ca` is made once and immutable: the id of the cluster's data, and the authority that everyone on the peer
+//! port must have a certificate of. No pod mounts it. `<name>-member-tls` is what members mount, and the operator dials
+//! them with: the certificate that [`super::super::certificates`] decides on, made so again whenever it is not.
 
 use std::collections::BTreeMap;
 
@@ -13,45 +13,59 @@ use kube::core::DynamicObject;
 use super::{Desired, Identity, cluster_meta};
 use crate::api::names;
 use crate::ident::ClusterId;
+use crate::net::pki::{self, Authority};
+use crate::net::tls;
 use crate::operator::kinds::Kind;
 use crate::operator::validate::ValidatedCluster;
 
 /// Where the id of the cluster's data is.
-pub const CLUSTER_ID_KEY: &str = "cluster-id";
-/// Where the secret of the peer port is; also the name of the file in the pods.
-pub const PEER_SECRET_KEY: &str = "peer-secret";
+const CLUSTER_ID_KEY: &str = "cluster-id";
+/// Where the authority's private key is.
+const AUTHORITY_KEY: &str = "ca.key";
 
 pub(super) fn build(cluster: &ValidatedCluster, identity: &Identity) -> [Desired; 2] {
-    let secret = |name: String, data: &[(&str, String)], immutable: bool| Secret {
+    let secret = |name: String, data: &[(&str, &str)], immutable: bool| Secret {
         metadata: cluster_meta(cluster, identity, name),
         type_: Some("Opaque".into()),
         immutable: immutable.then_some(true),
         data: Some(
-            data.iter().map(|(key, value)| ((*key).to_owned(), ByteString(value.clone().into_bytes()))).collect(),
+            data.iter().map(|(key, value)| ((*key).to_owned(), ByteString(value.as_bytes().to_owned()))).collect(),
         ),
         ..Secret::default()
     };
-    let id = (CLUSTER_ID_KEY, identity.id.to_string());
-    let peer = (PEER_SECRET_KEY, identity.peer_secret.clone());
+    let authority = [
+        (CLUSTER_ID_KEY, identity.id.to_string()),
+        (tls::AUTHORITY, identity.authority.certificate_pem().to_owned()),
+        (AUTHORITY_KEY, identity.authority.key_pem().to_owned()),
+    ];
+    let authority = authority.each_ref().map(|(key, value)| (*key, value.as_str()));
+    let certificate = [
+        (tls::CERTIFICATE, identity.certificate.certificate_pem.as_str()),
+        (tls::KEY, identity.certificate.key_pem.as_str()),
+        (tls::AUTHORITY, identity.certificate.authority_pem.as_str()),
+    ];
     [
-        Desired::create_only(
-            Kind::Secret,
-            &secret(names::certificate_authority(&cluster.name), &[id, peer.clone()], true),
-        ),
-        Desired::new(Kind::Secret, &secret(names::member_tls(&cluster.name), &[peer], false)),
+        Desired::create_only(Kind::Secret, &secret(names::certificate_authority(&cluster.name), &authority, true)),
+        Desired::new(Kind::Secret, &secret(names::member_tls(&cluster.name), &certificate, false)),
     ]
 }
 
-/// The identity in `<name>-ca`, if the object holds one.
-pub fn identity_of(authority: &DynamicObject) -> Option<Identity> {
-    let data = entries(authority)?;
+/// The id and the authority of the cluster of this name in its `<name>-ca`, if the object holds them.
+pub fn authority_of(secret: &DynamicObject, cluster: &str) -> Option<(ClusterId, Authority)> {
+    let mut data = entries(secret)?;
     let id: ClusterId = data.get(CLUSTER_ID_KEY)?.trim().parse().ok()?;
-    Some(Identity { id, peer_secret: data.get(PEER_SECRET_KEY)?.clone() })
+    let (certificate, key) = (data.remove(tls::AUTHORITY)?, data.remove(AUTHORITY_KEY)?);
+    Some((id, Authority::from_pem(cluster, certificate, key)))
 }
 
-/// The secret of the peer port in either object.
-pub fn peer_secret_of(secret: &DynamicObject) -> Option<String> {
-    entries(secret)?.remove(PEER_SECRET_KEY)
+/// The members' certificate in `<name>-member-tls`, if the object holds one.
+pub fn certificate_of(secret: &DynamicObject) -> Option<pki::Identity> {
+    let mut data = entries(secret)?;
+    Some(pki::Identity {
+        certificate_pem: data.remove(tls::CERTIFICATE)?,
+        key_pem: data.remove(tls::KEY)?,
+        authority_pem: data.remove(tls::AUTHORITY)?,
+    })
 }
 
 fn entries(secret: &DynamicObject) -> Option<BTreeMap<String, String>> {

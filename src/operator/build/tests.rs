@@ -18,7 +18,7 @@ fn example(file: &str) -> ValidatedCluster {
 }
 
 fn identity() -> Identity {
-    Identity { id: ClusterId(0x00c0_ffee), peer_secret: "0123456789abcdef0123456789abcdef".into() }
+    Identity::of_a_test(ClusterId(0x00c0_ffee))
 }
 
 fn facts(cluster: &ValidatedCluster) -> BTreeMap<i32, PartitionFacts> {
@@ -103,11 +103,12 @@ fn what_pods_need_comes_before_them() {
 fn identity_can_be_read_back_from_its_secret() {
     let objects = built(&example("quickstart.yaml"));
     let secrets: Vec<_> = objects.iter().filter(|desired| desired.kind == Kind::Secret).collect();
-    assert_eq!(identity_of(&secrets[0].object), Some(identity()));
+    assert_eq!(authority_of(&secrets[0].object, "kv"), Some((identity().id, identity().authority)));
     assert_eq!(secrets[0].mode, Mode::CreateOnly);
     assert_eq!(secrets[0].object.data["immutable"], true);
-    assert_eq!(peer_secret_of(&secrets[1].object), Some(identity().peer_secret));
-    assert!(!format!("{:?}", identity()).contains("0123456789abcdef"), "keys are never printed");
+    assert_eq!(certificate_of(&secrets[1].object), Some(identity().certificate));
+    assert!(!secrets[1].object.data["data"].to_string().contains("ca.key"), "members have no use for it");
+    assert!(!format!("{:?}", identity()).contains("PRIVATE"), "keys are never printed");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::super::build::{authority_of, certificate_of};
 use super::super::cache::{Cache, Key, WATCHED};
 use super::super::context::Context;
 use super::super::drivers::{Drivers, Parts};
@@ -122,6 +123,31 @@ async fn a_cluster_gets_every_object_and_a_status_that_claims_nothing_yet() {
     let id = running.status("kv")["clusterID"].clone();
     let set = running.server.get(Kind::StatefulSet, "prod", "kv-0").expect("there");
     assert_eq!(set["metadata"]["labels"]["armdb.io/cluster-id"], id);
+}
+
+#[tokio::test]
+async fn members_get_a_certificate_of_their_clusters_own_authority_and_never_its_key() {
+    let running = operator(FakeApi::default()).await;
+    running.server.put(Kind::Cluster, manifest("kv", &least()));
+    running.server.put(Kind::Cluster, manifest("other", &least()));
+    let secret = |name: &str| {
+        let object = running.server.get(Kind::Secret, "prod", name).expect("there");
+        serde_json::from_value::<kube::core::DynamicObject>(object).expect("an object")
+    };
+    for name in ["kv", "other"] {
+        running.until("its members' owner", |r| r.exists(Kind::StatefulSet, &format!("{name}-0"))).await;
+        let (_, authority) = authority_of(&secret(&format!("{name}-ca")), name).expect("an authority");
+        let members = secret(&format!("{name}-member-tls"));
+        let certificate = certificate_of(&members).expect("a certificate");
+        assert_eq!(certificate.authority_pem, authority.certificate_pem());
+        let now = std::time::SystemTime::now();
+        assert_eq!(certificate.check(&format!("{name}-0-1.{name}-nodes.prod.svc"), now), Ok(()));
+        let set = running.server.get(Kind::StatefulSet, "prod", &format!("{name}-0")).expect("there").to_string();
+        assert!(set.contains(&format!("member.{name}-nodes.prod.svc")), "{set}");
+        assert_eq!(members.data["data"].as_object().expect("entries").len(), 3, "no key of the authority");
+    }
+    let authority = |name| authority_of(&secret(&format!("{name}-ca")), name).expect("an authority").1;
+    assert_ne!(authority("kv").certificate_pem(), authority("other").certificate_pem());
 }
 
 #[tokio::test]
