@@ -7,7 +7,8 @@
 //! Invariants every implementation keeps: a successful [`DiskFile::sync_data`] makes every earlier write
 //! to that file (and its length) survive a crash; names survive only after [`Disk::sync_dir`] of their
 //! directory; [`Disk::rename`] is atomic. A mapping shows writes made through the same file at once, and
-//! files are never shortened, so a mapping never faults for that reason.
+//! files are never shortened by the engine, so a mapping never faults for that reason. For what is left, a disk
+//! that fails and strangers who shorten files, there is [`Disk::note_faults`].
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
@@ -15,9 +16,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 mod crash;
+mod fault;
+mod fault_note;
 mod real;
 
 pub use crash::{CrashDisk, Fault, FaultOn, Keep, Unsynced};
+pub(crate) use fault_note::{FAULT_NOTE_BYTES, FaultNote, NO_FAULT};
 pub use real::RealDisk;
 
 /// A file system, as far as the engine needs one. Paths are absolute or relative to the process as usual.
@@ -46,6 +50,9 @@ pub trait Disk: Send + Sync + Debug {
     fn lock_dir(&self, dir: &Path) -> io::Result<Box<dyn DirLock>>;
     /// Whether somebody holds the lock on a directory; takes no lock itself, so it disturbs nobody who wants it.
     fn is_locked(&self, dir: &Path) -> io::Result<bool>;
+    /// From now on, until the guard is dropped, a page of a file mapped below `dir` that cannot be read is noted in
+    /// the file `note`, which lies in `dir`, before it ends the process. What has no such pages does nothing.
+    fn note_faults(&self, dir: &Path, note: &Path) -> io::Result<Box<dyn FaultWatch>>;
     /// Size of the file system that holds `path`, and what of it a user without privileges may still take.
     fn space(&self, path: &Path) -> io::Result<Space>;
 }
@@ -94,6 +101,9 @@ pub trait DiskMap: Send + Sync + Debug {
 
 /// Holds a directory's exclusive lock until dropped.
 pub trait DirLock: Send + Sync + Debug {}
+
+/// Has unreadable pages noted until dropped.
+pub trait FaultWatch: Send + Sync + Debug {}
 
 /// A name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -9,14 +9,15 @@ use std::alloc::Layout;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{Advice, FlockOperation, Mode, OFlags};
 
-use super::{DirEntry, DirLock, Disk, DiskFile, DiskMap, Space};
+use super::fault::{Noting, Tracked};
+use super::{DirEntry, DirLock, Disk, DiskFile, DiskMap, FAULT_NOTE_BYTES, FaultWatch, NO_FAULT, Space};
 
 /// Name of the file whose `flock` is a directory's lock.
 const LOCK_NAME: &str = "LOCK";
@@ -129,6 +130,17 @@ impl Disk for RealDisk {
         Ok(locks.lines().any(is_ours))
     }
 
+    fn note_faults(&self, dir: &Path, note: &Path) -> io::Result<Box<dyn FaultWatch>> {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(note).map_err(full)?;
+        if file.metadata()?.len() < FAULT_NOTE_BYTES as u64 {
+            // Written now, so that writing a note later needs no room.
+            file.write_all_at(&NO_FAULT, 0).map_err(full)?;
+            file.sync_all()?;
+            self.sync_dir(dir)?;
+        }
+        Ok(Box::new(Noting::start(dir, file)?))
+    }
+
     fn space(&self, path: &Path) -> io::Result<Space> {
         let stat = rustix::fs::statvfs(path)?;
         Ok(Space {
@@ -153,9 +165,11 @@ struct RealLock {
 
 impl DirLock for RealLock {}
 
+impl FaultWatch for Noting {}
+
 #[derive(Debug)]
 struct RealFile {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     /// The same file opened for direct reads, made at the first one; `None` where the file system has none.
     direct: OnceLock<Option<File>>,
@@ -163,7 +177,7 @@ struct RealFile {
 
 impl RealFile {
     fn shared(file: File, path: &Path) -> Arc<dyn DiskFile> {
-        Arc::new(Self { file, path: path.to_owned(), direct: OnceLock::new() })
+        Arc::new(Self { file: Arc::new(file), path: path.to_owned(), direct: OnceLock::new() })
     }
 
     fn direct(&self) -> Option<&File> {
@@ -274,8 +288,9 @@ impl DiskFile for RealFile {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
         let mut options = MmapOptions::new();
         options.len(len);
-        let map = if writable { options.map_raw(&self.file)? } else { options.map_raw_read_only(&self.file)? };
-        Ok(Arc::new(RealMap { map, writable }))
+        let map = if writable { options.map_raw(&*self.file)? } else { options.map_raw_read_only(&*self.file)? };
+        let tracked = Tracked::new(map.as_ptr(), map.len(), &self.file, &self.path);
+        Ok(Arc::new(RealMap { _tracked: tracked, map, writable }))
     }
 }
 
@@ -290,6 +305,8 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
 
 #[derive(Debug)]
 struct RealMap {
+    /// Before the mapping: it is dropped first.
+    _tracked: Tracked,
     map: MmapRaw,
     writable: bool,
 }

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::compaction::{self, Pace, Step};
 use super::error::EngineError;
+use super::fault::{self, FAULT_NOTE};
 use super::files::{Files, SHARD_META};
 use super::format::node_meta::{NODE_META_MAGIC, NodeRecord, Purpose};
 use super::format::shard_meta::{SHARD_META_MAGIC, ShardMeta};
@@ -27,7 +28,7 @@ use super::shard_state::ShardState;
 use super::shared::Shared;
 use super::sync;
 use super::tree::TreeInfo;
-use crate::disk::{DirEntry, DirLock, Disk};
+use crate::disk::{DirEntry, DirLock, Disk, FaultNote, FaultWatch};
 use crate::ident::InstanceId;
 
 /// Name of the member's metadata.
@@ -60,6 +61,8 @@ pub struct Engine {
     node: Mutex<Node>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     instance: InstanceId,
+    /// Until it is dropped, a page that cannot be read is noted in the directory.
+    _faults: Box<dyn FaultWatch>,
     /// Given back when the engine is closed or dropped.
     lock: Mutex<Option<Box<dyn DirLock>>>,
 }
@@ -205,6 +208,9 @@ impl Engine {
             }
             _ => {}
         }
+        let noted = fault::noted(&disk, dir)?;
+        let note = dir.join(FAULT_NOTE);
+        let faults = disk.note_faults(dir, &note).map_err(io_error("keep notes of unreadable pages in", &note))?;
         let boot_id = options.boot_id.unwrap_or_else(boot_id);
         // The last run acknowledged from the page cache, and the machine died with it: anything may be missing.
         let amnesic = node.record.relaxed && !node.record.meta.clean && node.record.meta.boot_id != boot_id;
@@ -223,7 +229,10 @@ impl Engine {
             purpose == Purpose::Embedded,
         ));
         let was_clean = node.record.meta.clean;
-        let opened = recover(&shared, shards)?;
+        let opened = recover(&shared, shards, noted.as_ref())?;
+        if noted.is_some() {
+            fault::clear(&disk, dir)?;
+        }
         // Amnesia is persisted before the count is raised: a crash in between must not forget it.
         for shard in &opened {
             if amnesic && purpose == Purpose::Member && shard.state() == ShardState::Ready {
@@ -238,6 +247,7 @@ impl Engine {
             node: Mutex::new(node),
             threads: Mutex::new(Vec::new()),
             instance,
+            _faults: faults,
             lock: Mutex::new(Some(lock)),
         });
         shared.refresh_space()?;
@@ -519,8 +529,8 @@ fn read_node(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Node, EngineError> {
 }
 
 /// Reads every shard, then builds every index: trees are known from all logs before any key is sorted.
-fn recover(shared: &Arc<Shared>, count: u16) -> Result<Vec<Arc<Shard>>, EngineError> {
-    let read = |shard| recovery::read(shared, shard, shard_dir(&shared.dir, shard));
+fn recover(shared: &Arc<Shared>, count: u16, noted: Option<&FaultNote>) -> Result<Vec<Arc<Shard>>, EngineError> {
+    let read = |shard| recovery::read(shared, shard, shard_dir(&shared.dir, shard), noted);
     let reads: Vec<_> = in_parallel(shared, (0..count).collect(), read)?;
     for tree in reads.iter().flat_map(|read| &read.trees) {
         shared.add_tree(tree);

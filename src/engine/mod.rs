@@ -15,6 +15,7 @@ mod commit;
 mod compaction;
 pub mod db;
 mod error;
+mod fault;
 mod file_keys;
 mod files;
 pub(crate) mod filter;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use self::content::{Content, PAGE};
-use super::{DirEntry, DirLock, Disk, DiskFile, DiskMap, Space};
+use super::{DirEntry, DirLock, Disk, DiskFile, DiskMap, FaultWatch, Space};
 
 /// Reported as the size of the disk while no capacity is set.
 const UNLIMITED_BYTES: u64 = 1 << 40;
@@ -586,12 +586,22 @@ impl Disk for CrashDisk {
         Ok(state.locks.contains(&state.dir(dir)?))
     }
 
+    fn note_faults(&self, _dir: &Path, _note: &Path) -> io::Result<Box<dyn FaultWatch>> {
+        Ok(Box::new(NoFaults))
+    }
+
     fn space(&self, _path: &Path) -> io::Result<Space> {
         let state = self.inner.state.lock();
         let total_bytes = state.capacity_bytes.unwrap_or(UNLIMITED_BYTES);
         Ok(Space { total_bytes, available_bytes: total_bytes.saturating_sub(state.used_bytes()) })
     }
 }
+
+#[derive(Debug)]
+struct NoFaults;
+
+/// Memory can always be read.
+impl FaultWatch for NoFaults {}
 
 #[derive(Debug)]
 struct CrashLock {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::report::{ConfigReport, DirectoryReport, Finding, NodeReport, Severity};
 use super::{read_some, shard};
-use crate::disk::Disk;
+use crate::disk::{Disk, FAULT_NOTE_BYTES, FaultNote};
+use crate::engine::fault::FAULT_NOTE;
 use crate::engine::format::node_meta::{NODE_META_MAGIC, NodeRecord, Purpose};
 use crate::engine::format::slots::{self, SLOT_BYTES};
 use crate::engine::format::{FORMAT_MAX, FORMAT_MIN};
@@ -32,6 +33,7 @@ pub(super) fn inspect(disk: &Arc<dyn Disk>, dir: &Path) -> DirectoryReport {
                 match shard_number(&entry.name).filter(|_| entry.is_dir) {
                     Some(number) => present.push(number),
                     None if entry.name == NODE_META => {}
+                    None if entry.name == FAULT_NOTE => fault_note(disk, dir, &mut findings),
                     None if entry.name == NODE_META_UNFINISHED => {
                         let what = "the directory was being formatted: it counts as empty";
                         findings.push(Finding::new(Severity::Torn, &entry.name, None, what));
@@ -55,6 +57,19 @@ pub(super) fn inspect(disk: &Arc<dyn Disk>, dir: &Path) -> DirectoryReport {
     let unsound = |findings: &[Finding]| findings.iter().any(|finding| finding.severity == Severity::Unsound);
     let sound = !unsound(&findings) && !shards.iter().any(|shard| unsound(&shard.findings));
     DirectoryReport { path: dir.to_owned(), sound, in_use, node: record.map(report), findings, shards }
+}
+
+/// What ended the last process, if a page that could not be read did.
+fn fault_note(disk: &Arc<dyn Disk>, dir: &Path, findings: &mut Vec<Finding>) {
+    let mut tell = |what: String| findings.push(Finding::new(Severity::Note, FAULT_NOTE, None, what));
+    match read_some(disk, &dir.join(FAULT_NOTE), FAULT_NOTE_BYTES as u64).map(|(bytes, _)| FaultNote::decode(&bytes)) {
+        Ok(Ok(None)) => {}
+        Ok(Ok(Some(note))) => tell(format!(
+            "the last process was ended because {} could not be read at offset {}: the next open checks that file",
+            note.file, note.offset
+        )),
+        Ok(Err(what)) | Err(what) => tell(what),
+    }
 }
 
 fn node(disk: &Arc<dyn Disk>, dir: &Path, findings: &mut Vec<Finding>) -> Option<NodeRecord> {

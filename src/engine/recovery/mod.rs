@@ -24,6 +24,7 @@ pub(crate) use scan::{Found, Scan, Stop, scan};
 
 use super::compaction::Housekeeping;
 use super::error::EngineError;
+use super::fault;
 use super::file_keys::{FileKeys, hint_of, stored_hint};
 use super::files::{Files, SHARD_META};
 use super::format::manifest::{FileEnd, FileEntry, Manifest};
@@ -32,7 +33,7 @@ use super::format::record::Kind;
 use super::format::segment_header::SegmentHeader;
 use super::format::shard_meta::{SHARD_META_MAGIC, ShardMeta};
 use super::format::slots;
-use super::full_sync::is_staging;
+use super::full_sync::{discard_staged, is_staging};
 use super::index::Location;
 use super::log::Log;
 use super::overlay::ENTRY_BYTES;
@@ -41,7 +42,7 @@ use super::shard::Shard;
 use super::shard_state::ShardState;
 use super::shared::Shared;
 use super::tree::TreeInfo;
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, FaultNote};
 use crate::position::{EpochTable, LogPosition, LogTail};
 
 /// A shard whose files were read, its index not yet built.
@@ -102,7 +103,12 @@ fn read_all(disk: &Arc<dyn Disk>, path: &Path) -> Result<Vec<u8>, EngineError> {
 }
 
 /// Reads a shard's files. What is unsound is told in the shard's state; an error stops the opening.
-pub(crate) fn read(shared: &Arc<Shared>, id: u16, dir: PathBuf) -> Result<Read, EngineError> {
+pub(crate) fn read(
+    shared: &Arc<Shared>,
+    id: u16,
+    dir: PathBuf,
+    noted: Option<&FaultNote>,
+) -> Result<Read, EngineError> {
     let mut read = Read {
         id,
         dir,
@@ -116,7 +122,7 @@ pub(crate) fn read(shared: &Arc<Shared>, id: u16, dir: PathBuf) -> Result<Read, 
         next_slot: 0,
         trees: Vec::new(),
     };
-    match read.read(shared) {
+    match read.read(shared, noted) {
         Ok(()) => {}
         Err(Trouble::Error(error)) => return Err(error),
         Err(Trouble::Unsound(reason)) => {
@@ -139,7 +145,7 @@ pub(crate) fn read(shared: &Arc<Shared>, id: u16, dir: PathBuf) -> Result<Read, 
 }
 
 impl Read {
-    fn read(&mut self, shared: &Arc<Shared>) -> Result<(), Trouble> {
+    fn read(&mut self, shared: &Arc<Shared>, noted: Option<&FaultNote>) -> Result<(), Trouble> {
         let manifest = self.read_meta(shared)?;
         match self.files.state() {
             // What is there is not looked at: a quarantine ends by a full copy.
@@ -148,6 +154,9 @@ impl Read {
                 return Ok(());
             }
             ShardState::Blank | ShardState::Ready | ShardState::Amnesic | ShardState::Syncing => {}
+        }
+        if let Some(note) = noted {
+            self.check_fault(shared, &manifest, note)?;
         }
         self.read_segments(shared, &manifest)?;
         self.join(&manifest)?;
@@ -163,6 +172,44 @@ impl Read {
             }
         }
         Ok(())
+    }
+
+    /// The last process could not read a page: is the file that it belongs to whole?
+    fn check_fault(&mut self, shared: &Shared, manifest: &Manifest, note: &FaultNote) -> Result<(), Trouble> {
+        let file = Path::new(&note.file);
+        let Some(name) = self.dir.file_name().and_then(|own| file.strip_prefix(own).ok()?.to_str()) else {
+            return Ok(());
+        };
+        let (shard, offset) = (self.id, note.offset);
+        if is_staging(name) {
+            tracing::warn!(shard, file = note.file, offset, "what was staged could not be read: it is thrown away");
+            discard_staged(&shared.disk, &self.dir);
+            return Ok(());
+        }
+        let Some(entry) = Segment::id_of(name).and_then(|id| manifest.files.iter().find(|entry| entry.id == id)) else {
+            tracing::warn!(
+                shard,
+                file = note.file,
+                offset,
+                "a file that could not be read is no part of the shard now"
+            );
+            return Ok(());
+        };
+        match fault::check(&shared.disk, &self.dir.join(name), note, entry.end.map_or(0, |end| end.len))? {
+            None => {
+                let what = "the last process was ended because a page could not be read; it can be read now";
+                tracing::warn!(shard, file = note.file, offset, "{what}");
+                Ok(())
+            }
+            Some(reason) => {
+                if *self.files.state() != ShardState::Syncing {
+                    // Persisted: without the note, what is left of the file may look like a torn tail.
+                    let state = ShardState::Quarantined { reason: reason.clone() };
+                    self.files.set_state(shared, &self.dir, state)?;
+                }
+                unsound(reason)
+            }
+        }
     }
 
     /// `shard.meta`, the manifest, and what else is in the directory.

@@ -5,6 +5,7 @@ mod basics;
 mod compaction;
 mod crash;
 mod damage;
+mod fault;
 mod full_disk;
 mod history;
 
