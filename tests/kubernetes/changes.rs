@@ -3,12 +3,10 @@
 use serde_json::json;
 
 use crate::support::members::IMAGE;
-use crate::support::operator::{Cluster, operator};
+use crate::support::operator::{Cluster, NEXT, kubectl_armdb, operator};
 use crate::support::workload::Workload;
 use crate::support::{case, eventually, get, kubectl};
 
-/// What an upgrade goes to.
-const NEXT: &str = "registry.test/armdb:2";
 /// A release whose program ends at once.
 const BROKEN: &str = "registry.test/armdb:broken";
 
@@ -39,8 +37,12 @@ async fn a_switchover_is_carried_out_once_told_and_fails_no_request() {
         })
         .await;
         workload.acknowledges(100).await;
+        // As people ask for it.
+        let told = kubectl_armdb(&["-n", namespace, "promote", "kv", &leader]).await.expect("it is done");
+        assert_eq!(cluster.leader().await, leader, "{told}");
+        workload.acknowledges(100).await;
         let history = workload.finish().await;
-        println!("switchover: longest silence {:?}", history.longest_silence());
+        println!("two switchovers: longest silence {:?}", history.longest_silence());
         assert_eq!(history.failures().len(), 0, "{:?}", history.failures());
         let nonsense = json!({"metadata": {"annotations": {"armdb.io/switchover": "nobody@second"}}});
         cluster.patch(nonsense).await;
@@ -49,6 +51,8 @@ async fn a_switchover_is_carried_out_once_told_and_fails_no_request() {
             told.outcome.contains("no member of kv").then_some(())
         })
         .await;
+        let status = kubectl_armdb(&["-n", namespace, "status", "kv"]).await.expect("it is printed");
+        assert!(["kv-0-0", "kv-0-1", "kv-0-2"].iter().all(|member| status.contains(member)), "{status}");
     })
     .await;
 }
@@ -192,6 +196,31 @@ async fn a_paused_cluster_waits_with_everything_but_failover() {
         assert_eq!(cluster.pods().await, before);
         cluster.change(json!({"paused": false})).await;
         assert!(cluster.pods().await.values().all(|(_, image)| image == NEXT));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_failover_is_manual_nobody_takes_over_unasked() {
+    case("manual", async |namespace| {
+        let cluster = ready(namespace, json!({"failover": {"policy": "Manual"}})).await;
+        assert_eq!(cluster.condition("FailoverReady").await, ("False".into(), "ManualPolicy".into()));
+        let client = cluster.client().await;
+        client.put("kept", "data").await.expect("it is taken");
+        let leader = cluster.leader().await;
+        let pod = get(namespace, "pod", &leader).await.expect("it is there");
+        let node = pod["spec"]["nodeName"].as_str().expect("it is placed");
+        // Its volume is on this node: it can run nowhere else.
+        kubectl(["cordon", node]).await.expect("cordoned");
+        kubectl(["-n", namespace, "delete", "pod", &leader]).await.expect("deleted");
+        eventually("nobody leads", async || (cluster.condition("Available").await.0 == "False").then_some(())).await;
+        let heir = ["kv-0-0", "kv-0-1", "kv-0-2"].into_iter().find(|name| *name != leader).expect("another");
+        kubectl_armdb(&["-n", namespace, "promote", "kv", heir]).await.expect("it is done");
+        assert_eq!(cluster.leader().await, heir);
+        let read = client.get("kept").await.expect("it is answered");
+        assert_eq!(read.expect("it is there").bytes, "data");
+        kubectl(["uncordon", node]).await.expect("uncordoned");
+        cluster.ready().await;
     })
     .await;
 }

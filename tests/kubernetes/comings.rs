@@ -2,9 +2,8 @@
 
 use serde_json::json;
 
-use crate::support::members::IMAGE;
-use crate::support::operator::{Cluster, NAMESPACE, chart, helm, operator};
-use crate::support::{case, eventually, get, kubectl};
+use crate::support::operator::{Cluster, NAMESPACE, NEXT, chart, helm, image, install, operator};
+use crate::support::{case, eventually, get, harness, kubectl};
 
 async fn gone(namespace: &str) {
     eventually("its members are gone", async || {
@@ -78,23 +77,35 @@ async fn volumes_that_shall_go_with_their_cluster_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_that_is_upgraded_and_rolled_back_restarts_no_member() {
+async fn an_operator_that_is_upgraded_rolled_back_taken_away_and_back_restarts_no_member() {
     case("operator-upgrade", async |namespace| {
         operator().await;
         let cluster = Cluster::apply(namespace, "kv", json!({})).await;
         cluster.ready().await;
         let before = cluster.pods().await;
         let register = get(namespace, "armdbpartition", "kv-0").await.expect("it is there")["status"].clone();
-        let (repository, _) = IMAGE.rsplit_once(':').expect("the image has a tag");
-        let image = format!("image.repository={repository},image.tag=2");
-        let upgrade = ["upgrade", "armdb", &chart(), "--namespace", NAMESPACE, "--set-string", &image, "--wait"];
+        let next = image(NEXT);
+        let upgrade = ["upgrade", "armdb", &chart(), "--namespace", NAMESPACE, "--set-string", &next, "--wait"];
         helm(&upgrade).await;
         cluster.ready().await;
         helm(&["rollback", "armdb", "--namespace", NAMESPACE, "--wait"]).await;
         cluster.ready().await;
-        assert_eq!(cluster.pods().await, before);
         let after = get(namespace, "armdbpartition", "kv-0").await.expect("it is there")["status"].clone();
         assert_eq!(after, register, "nobody moved the lead, and no field is lost");
+
+        // Taken away, it leaves everything as it is; back, it goes on where it was.
+        helm(&["uninstall", "armdb", "--namespace", NAMESPACE, "--wait"]).await;
+        let client = cluster.client().await;
+        client.put("without", "an operator").await.expect("it is served without one");
+        assert!(get(namespace, "armdb", "kv").await.is_some(), "the definitions stay, and so do clusters");
+        install().await;
+        assert_eq!(cluster.pods().await, before);
+        let leader = cluster.leader().await;
+        harness(&["signal", "KILL", namespace, &leader]).await;
+        cluster.another_leader(&leader).await;
+        let read = client.get("without").await.expect("it is answered");
+        assert_eq!(read.expect("it is there").bytes, "an operator");
+        cluster.ready().await;
     })
     .await;
 }

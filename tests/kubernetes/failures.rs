@@ -149,3 +149,29 @@ async fn all_members_deleted_at_once_come_back_with_everything() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_is_held_back_is_told_with_its_lag_until_it_has_caught_up() {
+    case("held-back", async |namespace| {
+        let (cluster, workload) = working(namespace, json!({})).await;
+        let leader = cluster.leader().await;
+        let members = cluster.status().await.partitions[0].members.clone();
+        let held = members.iter().find(|member| member.name != leader).expect("a follower").name.clone();
+        harness(&["signal", "STOP", namespace, &held]).await;
+        let lag = async || {
+            let status = cluster.status().await;
+            let member = status.partitions[0].members.iter().find(|member| member.name == held)?.clone();
+            Some((member.lag_bytes, status.lag?.max_bytes))
+        };
+        eventually("its lag is told", async || lag().await.filter(|(own, max)| *own > 0 && max >= own)).await;
+        assert_eq!(cluster.condition("ReplicationHealthy").await.0, "False");
+        assert_eq!(cluster.condition("Ready").await.0, "False");
+        assert_eq!(cluster.condition("Available").await.0, "True");
+        harness(&["signal", "CONT", namespace, &held]).await;
+        cluster.ready().await;
+        let failures = finish("follower held back", workload).await;
+        assert_eq!(failures, 0, "the others were enough");
+        eventually("there is no lag", async || (lag().await? == (0, 0)).then_some(())).await;
+    })
+    .await;
+}

@@ -22,7 +22,7 @@
 #
 # ARMDB_KUBERNETES  the cluster's directory (default /tmp/armdb-kubernetes); each directory is a cluster of its own
 # ARMDB_KUBERNETES_FAILURES  where a failed start leaves its logs
-# NODES             how many nodes (3); VOLUMES: how many local volumes each of them has (4)
+# NODES             how many nodes (3); VOLUMES: how many local volumes each of them has (8)
 #
 # Inside: the bridge br0 (10.200.0.1, where the API server and the DNS listen) and, on a cable of its own, each node
 # (10.200.0.(10+N)) with network, mounts, host name and process ids of its own. Process 1 inside is init.sh: when it
@@ -34,7 +34,7 @@ export ROOT=${ARMDB_KUBERNETES:-/tmp/armdb-kubernetes}
 # What a cluster was made with, it keeps.
 # shellcheck disable=SC1091
 [ ! -e "$ROOT/settings" ] || . "$ROOT/settings"
-export NODES=${NODES:-3} VOLUMES=${VOLUMES:-4}
+export NODES=${NODES:-3} VOLUMES=${VOLUMES:-8}
 # shellcheck source=tests/kubernetes/harness/lib.sh
 . "$here/lib.sh"
 

@@ -12,13 +12,12 @@ use crate::support::operator::{Cluster, NAMESPACE, operator};
 const QUIET: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_clusters_cause_no_write_request() {
+async fn five_clusters_become_ready_at_once_and_cause_no_write_request_while_idle() {
     case("idle", async |namespace| {
         operator().await;
         let mut clusters = Vec::new();
         for name in ["a", "b", "c", "d", "e"] {
-            let spec = json!({"replicas": 1});
-            clusters.push(Cluster::apply(namespace, name, spec).await);
+            clusters.push(Cluster::apply(namespace, name, json!({})).await);
         }
         for cluster in &clusters {
             cluster.ready().await;

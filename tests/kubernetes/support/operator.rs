@@ -12,6 +12,8 @@ use tokio::sync::OnceCell;
 use super::members::IMAGE;
 use super::{apply, eventually, get, kubectl};
 
+/// What an upgrade goes to.
+pub const NEXT: &str = "registry.test/armdb:2";
 /// Where the chart is installed.
 pub const NAMESPACE: &str = "armdb-system";
 /// Under which name.
@@ -31,19 +33,46 @@ pub fn chart() -> String {
     path.to_str().expect("a path in UTF-8").to_owned()
 }
 
-/// Installs the operator, once for all cases.
+/// Installs the operator, once for all cases; again if a case took it away and failed.
 pub async fn operator() {
     static INSTALLED: OnceCell<()> = OnceCell::const_new();
-    INSTALLED
-        .get_or_init(async || {
-            let (repository, tag) = IMAGE.rsplit_once(':').expect("the image has a tag");
-            let image = format!("image.repository={repository},image.tag={tag}");
-            let whence = ["upgrade", "--install", RELEASE, &chart(), "--namespace", NAMESPACE, "--create-namespace"];
-            // A tag that looks like a number is a text; another case may have applied the definitions by hand.
-            let how = ["--set-string", &image, "--take-ownership", "--wait", "--timeout", "2m"];
-            helm(&[&whence[..], &how[..]].concat()).await;
-        })
-        .await;
+    if INSTALLED.initialized() && get(NAMESPACE, "deployment", RELEASE).await.is_none() {
+        install().await;
+    }
+    INSTALLED.get_or_init(install).await;
+}
+
+/// Installs it, or brings what is installed up to date.
+pub async fn install() {
+    let whence = ["upgrade", "--install", RELEASE, &chart(), "--namespace", NAMESPACE, "--create-namespace"];
+    // Another case may have applied the definitions by hand.
+    let how = ["--set-string", &image(IMAGE), "--take-ownership", "--wait", "--timeout", "2m"];
+    helm(&[&whence[..], &how[..]].concat()).await;
+}
+
+/// The values that name the operator's image. A tag that looks like a number is a text: `--set-string`.
+pub fn image(image: &str) -> String {
+    let (repository, tag) = image.rsplit_once(':').expect("the image has a tag");
+    // On a Kubernetes that is kept, an image that was built anew has its old name: its date makes new pods.
+    let root = std::env::var_os("ARMDB_KUBERNETES_INSIDE").expect("this runs inside the harness");
+    let archive = Path::new(&root).join(format!("images/armdb-{tag}.tar"));
+    let built = archive.metadata().and_then(|meta| meta.modified()).expect("the image was built");
+    let built = built.duration_since(std::time::UNIX_EPOCH).expect("a date").as_millis();
+    format!("image.repository={repository},image.tag={tag},podAnnotations.built={built}")
+}
+
+/// Runs `kubectl armdb` as people do: with this binary on the path as `kubectl-armdb`.
+pub async fn kubectl_armdb(arguments: &[&str]) -> Result<String, String> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let binary = env!("CARGO_BIN_EXE_armdb");
+    std::os::unix::fs::symlink(binary, folder.path().join("kubectl-armdb")).expect("a link can be made");
+    let path = std::env::var_os("PATH").expect("the harness sets a path");
+    let path = std::env::join_paths(std::iter::once(folder.path().to_owned()).chain(std::env::split_paths(&path)));
+    let mut command = Command::new("kubectl");
+    command.arg("armdb").args(arguments).env("PATH", path.expect("a path"));
+    let output = command.output().await.expect("kubectl is on the PATH of the harness");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
 /// A cluster that the operator runs.
