@@ -316,6 +316,8 @@ struct Facts {
     failed: Option<(&'static str, String)>,
     /// Members are added or taken away.
     scaling: Option<String>,
+    /// A member that shall vote and does not yet.
+    joining: Option<String>,
 }
 
 impl Facts {
@@ -340,6 +342,9 @@ impl Facts {
             let counts = super::names::ordinal_of(&member.name).is_some_and(|ordinal| ordinal < shape.replicas);
             if member.state == MemberState::InSync {
                 self.in_sync += usize::from(counts);
+                if counts && member.role == MemberRole::Learner {
+                    self.joining.get_or_insert_with(|| format!("{} is in sync and has no vote yet", member.name));
+                }
             } else if counts || pod.is_some() {
                 self.take_missing(member, pod);
             }
@@ -491,6 +496,7 @@ fn phase(observed: &Observed<'_>, facts: &Facts) -> Phase {
             if facts.rolling.is_some()
                 || facts.changing.is_some()
                 || facts.scaling.is_some()
+                || facts.joining.is_some()
                 || observed.obstacle.is_some()
                 || facts.syncing =>
         {
@@ -618,6 +624,9 @@ fn progressing(observed: &Observed<'_>, facts: &Facts, serves: bool) -> Verdict 
     if let Some(text) = &facts.changing {
         return is_true("Transition", text.clone());
     }
+    if let Some(text) = &facts.joining {
+        return is_true("Joining", text.clone());
+    }
     if serves && facts.syncing {
         return is_true("Syncing", facts.missing.join(", "));
     }
@@ -642,7 +651,8 @@ fn ready(observed: &Observed<'_>, facts: &Facts, available: &Verdict, progressin
     }
     // Paused: what the spec asks for is not being done.
     let pending = observed.obstacle.as_ref().map(|obstacle| obstacle.text.clone());
-    let pending = pending.or_else(|| facts.rolling.as_ref().map(|(_, text)| text.clone())).or(facts.scaling.clone());
+    let pending = pending.or_else(|| facts.rolling.as_ref().map(|(_, text)| text.clone()));
+    let pending = pending.or_else(|| facts.scaling.clone()).or_else(|| facts.joining.clone());
     match pending {
         Some(text) => no("Paused", text),
         None => yes("AllInSync"),

@@ -134,6 +134,19 @@ fn a_new_spec_is_not_ready_in_the_status_that_first_speaks_of_it() {
 }
 
 #[test]
+fn a_member_in_sync_that_shall_vote_and_does_not_yet_is_still_to_come() {
+    let learns = |seen: &mut PartitionSeen| view_of(seen).members[2].role = view::MemberRole::Learner;
+    let status = told(learns);
+    assert_eq!(is(&status, "Ready"), pair("False", "Joining"));
+    assert!(says(&status, "Progressing").contains("kv-0-2"));
+    assert_eq!(status.phase, Some(Phase::Progressing));
+    let mut paused = seen();
+    learns(&mut paused);
+    let status = told_with(&[paused], None, |observed| observed.shape.paused = true);
+    assert_eq!(is(&status, "Ready"), pair("False", "Paused"));
+}
+
+#[test]
 fn a_lost_leader_is_told_by_what_is_known_of_it() {
     let status = told(|seen| {
         let view = view_of(seen);

@@ -144,7 +144,7 @@ async fn members_are_added_and_taken_away_while_it_serves() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_foreign_hands_do_to_its_objects_is_undone_and_restarts_nobody() {
-    case("foreign-hands", async |namespace| {
+    case("intruders", async |namespace| {
         let cluster = ready(namespace, json!({})).await;
         let before = cluster.pods().await;
         let workload = Workload::start(&cluster.client().await, "foreign", 4);

@@ -22,7 +22,13 @@ ip link add br0 type bridge
 ip address add 10.200.0.1/24 dev br0
 ip link set br0 up
 ip route add 10.96.0.0/16 dev br0 # services: any route will do, their addresses are replaced before it is taken
-for hierarchy in $(cgroup_hierarchies); do mkdir -p "$hierarchy/$(cgroup)"; done
+for hierarchy in $(cgroup_hierarchies); do
+    mkdir -p "$hierarchy/$(cgroup)"
+    # All containers together weigh as much as one process outside, and would be starved by a build of twenty threads.
+    for weight in cpu.shares=65536 cpu.weight=10000; do
+        [ ! -e "$hierarchy/$(cgroup)/${weight%=*}" ] || echo "${weight#*=}" >"$hierarchy/$(cgroup)/${weight%=*}"
+    done
+done
 
 "$here/component.sh" start etcd
 "$here/component.sh" start kube-apiserver

@@ -86,7 +86,11 @@ impl<'a> Cluster<'a> {
     pub async fn apply(namespace: &'a str, name: &'a str, spec: Value) -> Self {
         let mut manifest = json!({
             "apiVersion": "armdb.io/v1alpha1", "kind": "ArmdbCluster", "metadata": {"name": name},
-            "spec": {"image": IMAGE, "replicas": 3, "storage": {"storageClassName": "nvme-local", "size": "1Gi"}},
+            "spec": {
+                "image": IMAGE, "replicas": 3, "storage": {"storageClassName": "nvme-local", "size": "1Gi"},
+                // Without a request a container runs when nobody else on its node wants to.
+                "resources": {"requests": {"cpu": "100m"}},
+            },
         });
         let fields = manifest["spec"].as_object_mut().expect("it is a mapping");
         fields.extend(spec.as_object().cloned().unwrap_or_default());
