@@ -15,6 +15,7 @@ use crate::node::run::{Node, NodeOptions};
 
 /// Run one member of a cluster
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("auth").required(true).args(["secret_file", "tls_dir"]))]
 pub struct Args {
     /// Name of the cluster
     #[arg(long, value_name = "NAME")]
@@ -65,15 +66,15 @@ pub struct Args {
     pub config: Option<PathBuf>,
 
     /// File with the secret that members and controllers share
-    #[arg(long, value_name = "FILE", required_unless_present = "tls_dir")]
+    #[arg(long, value_name = "FILE")]
     pub secret_file: Option<PathBuf>,
 
     /// Directory with tls.crt, tls.key and ca.crt: the peer port speaks mutual TLS instead of the secret
-    #[arg(long, value_name = "DIR", conflicts_with = "secret_file", requires = "tls_name")]
+    #[arg(long, value_name = "DIR", requires = "tls_name")]
     pub tls_dir: Option<PathBuf>,
 
     /// Name that every member's certificate must be valid for
-    #[arg(long, value_name = "NAME", requires = "tls_dir")]
+    #[arg(long, value_name = "NAME", conflicts_with = "secret_file")]
     pub tls_name: Option<String>,
 
     /// End at once when stdin closes: whoever started this process is gone
@@ -151,4 +152,36 @@ fn exit_with_supervisor() {
         let _ = std::io::copy(&mut stdin, &mut std::io::sink());
         std::process::exit(0);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn line(rest: &str) -> Result<Line, clap::Error> {
+        let all = format!("node --cluster kv --name kv-0-0 --data d {rest}");
+        Line::try_parse_from(all.split_whitespace())
+    }
+
+    #[test]
+    fn members_know_each_other_by_a_secret_or_by_certificates_and_never_by_half_of_either() {
+        for rest in ["--secret-file s", "--tls-dir d --tls-name a.b"] {
+            line(rest).expect("one of the two");
+        }
+        for rest in ["", "--tls-dir d", "--tls-name a.b", "--secret-file s --tls-name a.b"] {
+            let complaint = line(rest).expect_err(rest).to_string();
+            assert!(complaint.contains("--tls-"), "{complaint}");
+        }
+        line("--secret-file s --tls-dir d --tls-name a.b").expect_err("both");
+        let auth = peer_auth(&line("--tls-dir /nowhere --tls-name a.b").expect("whole").args);
+        assert!(auth.expect_err("nothing there").to_string().contains("/nowhere"));
+    }
 }

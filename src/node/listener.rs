@@ -105,6 +105,12 @@ impl Seat {
         self.port.counts.malformed.fetch_add(1, Ordering::Relaxed);
         tracing::info!(port = self.port.name, %peer, why, "connection refused");
     }
+
+    /// Counts the connection, which ended before it was anything: half a greeting, or a peer that lost its patience.
+    pub(crate) fn ended(&self, peer: SocketAddr, error: &io::Error) {
+        self.port.counts.malformed.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(port = self.port.name, %peer, %error, "connection ended within its greeting");
+    }
 }
 
 /// Accepts until dropped. Running out of file descriptors is waited out, not fatal.

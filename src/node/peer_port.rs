@@ -107,20 +107,17 @@ async fn guarded(stream: TcpStream, peer: SocketAddr, seat: Seat, auth: &PeerAut
         let mut start = [0; 4];
         if stream.peek(&mut start).await.is_ok_and(|seen| seen > 0 && HTTP2_PREFACE.starts_with(&start[..seen])) {
             explain_tls(stream).await;
-            return Err("it speaks HTTP/2 without TLS".into());
+            return Err(HandshakeError::Distrust("it speaks HTTP/2 without TLS".into()));
         }
-        tls.accept(stream).await.map_err(|error| match error {
-            HandshakeError::Broken(error) => format!("it ended within the TLS handshake: {error}"),
-            HandshakeError::Distrust(why) => why,
-        })
+        tls.accept(stream).await
     });
-    match shaken.await.unwrap_or_else(|_| Err("the TLS handshake did not end in time".into())) {
-        Ok(stream) => Some(GuardedStream::new(stream, peer, seat)),
-        Err(why) => {
-            seat.refuse(peer, &why);
-            None
-        }
+    match shaken.await {
+        Ok(Ok(stream)) => return Some(GuardedStream::new(stream, peer, seat)),
+        Ok(Err(HandshakeError::Distrust(why))) => seat.refuse(peer, &why),
+        Ok(Err(HandshakeError::Broken(error))) => seat.ended(peer, &error),
+        Err(_) => seat.refuse(peer, "the TLS handshake did not end in time"),
     }
+    None
 }
 
 /// Tells a client of plain HTTP/2 what is wrong, in its own language, and waits until it has closed the connection:
