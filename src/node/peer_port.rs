@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
@@ -120,20 +120,43 @@ async fn guarded(stream: TcpStream, peer: SocketAddr, seat: Seat, auth: &PeerAut
     None
 }
 
-/// Tells a client of plain HTTP/2 what is wrong, in its own language, and waits until it has closed the connection:
-/// an answer followed by a reset may never be read.
+/// Tells a client of plain HTTP/2 what is wrong, in its own language: as the end of the connection in which its first
+/// request is, because a reason that comes before there is a request is told to nobody.
 async fn explain_tls(mut stream: TcpStream) {
     const WHY: &[u8] = b"this peer port speaks mutual TLS: start every member with --tls-dir, none with --secret-file";
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     const INADEQUATE_SECURITY: u32 = 0xc;
-    let mut answer = SETTINGS.to_vec();
-    answer.extend([0, 0, 8 + WHY.len() as u8, 7, 0, 0, 0, 0, 0]);
-    answer.extend(0_u32.to_be_bytes());
-    answer.extend(INADEQUATE_SECURITY.to_be_bytes());
-    answer.extend(WHY);
-    if stream.write_all(&answer).await.is_ok() && stream.shutdown().await.is_ok() {
-        let (mut rest, mut sink) = (stream.take(64 << 10), tokio::io::sink());
-        let _ = tokio::io::copy(&mut rest, &mut sink).await;
+    let (read, mut write) = stream.split();
+    let mut read = BufReader::new(read.take(64 << 10));
+    if write.write_all(&SETTINGS).await.is_err() {
+        return;
+    }
+    // Whoever hangs up or sends anything else is told as well.
+    let _ = first_request(&mut read).await;
+    let mut end = vec![0, 0, 8 + WHY.len() as u8, 7, 0, 0, 0, 0, 0];
+    end.extend(0_u32.to_be_bytes());
+    end.extend(INADEQUATE_SECURITY.to_be_bytes());
+    end.extend(WHY);
+    if write.write_all(&end).await.is_ok() && write.shutdown().await.is_ok() {
+        // Until it has closed its side too: an answer that is followed by a reset may never be read.
+        let _ = tokio::io::copy(&mut read, &mut tokio::io::sink()).await;
+    }
+}
+
+/// Reads until a frame that opens a request.
+async fn first_request(read: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+    const HEADERS: u8 = 1;
+    read.read_exact(&mut [0; HTTP2_PREFACE.len()]).await?;
+    loop {
+        let mut header = [0; 9];
+        read.read_exact(&mut header).await?;
+        if header[3] == HEADERS {
+            return Ok(());
+        }
+        let length = u64::from(u32::from_be_bytes([0, header[0], header[1], header[2]]));
+        if tokio::io::copy(&mut (&mut *read).take(length), &mut tokio::io::sink()).await? < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
     }
 }
 
