@@ -53,7 +53,8 @@ impl Files {
 
     /// A shard whose metadata cannot be read: nothing of it is touched.
     pub(crate) fn unreadable(shard: u16, reason: String) -> Self {
-        let meta = ShardMeta { state: ShardState::Quarantined { reason }, ..ShardMeta::blank() };
+        let state = ShardState::Quarantined { reason, alarm: false };
+        let meta = ShardMeta { state, ..ShardMeta::blank() };
         let manifest = Manifest { shard, next_file_id: 1, log_floor: 1, ..Manifest::default() };
         Self { shard, seq: 0, slot: 1, meta, older_manifest: 0, manifest, unreadable: true, void: true }
     }
@@ -75,12 +76,17 @@ impl Files {
 
     /// For a shard found unsound at open: told, not yet persisted.
     pub(crate) fn quarantine(&mut self, reason: String) {
-        self.meta.state = ShardState::Quarantined { reason };
+        self.meta.state = ShardState::Quarantined { reason, alarm: false };
     }
 
     /// Whether `shard.meta` or the manifest could not be read.
     pub(crate) fn is_unreadable(&self) -> bool {
         self.unreadable
+    }
+
+    /// Numbers of the manifests that the two slots name.
+    pub(crate) fn in_force(&self) -> [u64; 2] {
+        [self.meta.manifest, self.older_manifest]
     }
 
     /// Whether the files were not taken for the shard's data.

@@ -18,6 +18,8 @@ pub enum ShardState {
     Quarantined {
         /// What was found.
         reason: String,
+        /// A rule of the protocol was found broken. Nothing rebuilds it by itself: somebody has to look.
+        alarm: bool,
     },
 }
 
@@ -28,7 +30,7 @@ impl fmt::Display for ShardState {
             Self::Syncing => f.write_str("syncing"),
             Self::Ready => f.write_str("ready"),
             Self::Amnesic => f.write_str("amnesic"),
-            Self::Quarantined { reason } => write!(f, "quarantined ({reason})"),
+            Self::Quarantined { reason, .. } => write!(f, "quarantined ({reason})"),
         }
     }
 }

@@ -128,7 +128,11 @@ impl StatusBuilder {
             condition::STORAGE_HEALTHY,
             unsound.is_none(),
             either(unsound.is_none(), "Sound", "Unsound"),
-            unsound.map(|member| format!("{} is {:?}", member.name, member.state)).unwrap_or_default(),
+            unsound.map_or_else(String::new, |member| {
+                let why = told.iter().filter(|c| c.kind == "Quarantined").map(|c| c.text.as_str()).collect::<Vec<_>>();
+                let is = format!("{} is {:?}", member.name, member.state);
+                if why.is_empty() { is } else { format!("{is}: {}", why.join("; ")) }
+            }),
         );
         add(condition::PAUSED, paused, either(paused, "Asked", "Running"), String::new());
         conditions

@@ -52,7 +52,8 @@ pub(crate) fn ready(replica: &dyn Replica) -> Verdict {
             DataState::Quarantined => "is unsound and waits to be rebuilt from another member",
             DataState::Ready | DataState::Damaged => "is ready",
         };
-        return Verdict::no(format!("shard {id} {why}"));
+        let trouble = if health.trouble.is_empty() { String::new() } else { format!(" ({})", health.trouble) };
+        return Verdict::no(format!("shard {id} {why}{trouble}"));
     }
     if !health.caught_up && !health.serving {
         return Verdict::no("it has not caught up with a leader since it started");

@@ -84,6 +84,7 @@ impl ReplicationClient {
             let Err(end) = end;
             let why = match end {
                 End::Again => {
+                    self.state.not_mended("");
                     told.clear();
                     continue;
                 }
@@ -93,6 +94,7 @@ impl ReplicationClient {
                 }
                 End::Broken(why) => why,
             };
+            self.state.not_mended(&why);
             if why != told {
                 tracing::info!(leader = self.following.leader.name, epoch = self.following.epoch, why, "stream ended");
                 told = why;
@@ -111,6 +113,9 @@ impl ReplicationClient {
             Err(error @ DialError::Refused { .. }) => return Err(End::Gone(error.to_string())),
             Err(error) => return Err(End::Broken(error.to_string())),
         };
+        if let Some(why) = self.state.alarm() {
+            return Err(End::Broken(why));
+        }
         let (sender, receiver) = mpsc::channel(ACKS_QUEUED);
         let hello = follower_message::Message::Hello(self.hello());
         // The receiver is right here: it cannot be closed.
@@ -140,6 +145,7 @@ impl ReplicationClient {
             .await
             .map_err(|refusal| End::Broken(refusal.to_string()))?;
         let goal = self.join(&channel, answer.shards).await?;
+        self.state.not_mended("");
         {
             let core = self.state.core.lock();
             if !core.follows(self.following.epoch, self.following.leader.sid) {
@@ -173,11 +179,15 @@ impl ReplicationClient {
             .shards()
             .iter()
             .map(|shard| {
-                let epochs = shard.epoch_table();
+                let state = data_state(&shard.state());
+                let (tail, epochs) = match state {
+                    DataState::Quarantined => shard.known_log(),
+                    _ => (shard.tail(), shard.epoch_table()),
+                };
                 proto::ShardHello {
-                    state: proto::DataState::from(data_state(&shard.state())).into(),
-                    tail: Some(shard.tail().into()),
-                    commit: shard.commit(),
+                    state: proto::DataState::from(state).into(),
+                    tail: Some(tail.into()),
+                    commit: shard.known_commit(),
                     epochs: protocol::wire_epochs(&epochs),
                     log_floor: shard.log_floor(),
                 }

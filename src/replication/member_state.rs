@@ -74,6 +74,8 @@ pub(crate) struct MemberState {
     unsynced_since: AtomicU64,
     pub(crate) sightings: Mutex<Sightings>,
     pub(crate) health_streams: AtomicUsize,
+    /// Why data that cannot be used is not replaced yet.
+    not_mended: Mutex<String>,
     /// Full copies that were begun and may be resumed, by shard.
     pub(crate) full_syncs: Mutex<HashMap<u16, Resume>>,
     /// Ends everything.
@@ -110,6 +112,7 @@ impl MemberState {
             unsynced_since: AtomicU64::new(0),
             sightings: Mutex::default(),
             health_streams: AtomicUsize::new(0),
+            not_mended: Mutex::default(),
             full_syncs: Mutex::default(),
             stop: CancellationToken::new(),
             engine,
@@ -402,6 +405,7 @@ impl MemberState {
         let term = self.term();
         let followers = term.as_ref().map(|term| self.follower_reports(term, now)).unwrap_or_default();
         let followed_since = *self.followed_since.lock();
+        let trouble = self.trouble();
         let core = self.core.lock();
         HealthReport {
             standing: core.standing(),
@@ -419,7 +423,63 @@ impl MemberState {
             disk_full: self.engine.puts_refused(),
             caught_up: self.caught_up.load(Ordering::Acquire),
             serving: term.is_some_and(|term| term.serving.load(Ordering::Acquire)),
+            trouble,
         }
+    }
+
+    /// What is wrong with the data of this member, and why it is not mended yet.
+    fn trouble(&self) -> String {
+        let follows = self.core.lock().following().is_some();
+        let why = match self.not_mended.lock().clone() {
+            why if follows => why,
+            _ => "nobody leads whom it could be copied from".to_owned(),
+        };
+        let wrong: Vec<String> = self
+            .engine
+            .shards()
+            .iter()
+            .filter_map(|shard| match shard.state() {
+                ShardState::Quarantined { reason, .. } => {
+                    Some(format!("shard {} is quarantined: {reason}", shard.id()))
+                }
+                ShardState::Syncing if !why.is_empty() => Some(format!("shard {} waits for its data", shard.id())),
+                ShardState::Syncing | ShardState::Blank | ShardState::Ready | ShardState::Amnesic => None,
+            })
+            .collect();
+        match (wrong.is_empty(), why.is_empty()) {
+            (true, _) => String::new(),
+            (false, true) => wrong.join("; "),
+            (false, false) => format!("{}; not replaced yet: {why}", wrong.join("; ")),
+        }
+    }
+
+    /// A stream to the leader ended, and why: what keeps unusable data from being replaced.
+    pub(crate) fn not_mended(&self, why: &str) {
+        let whole = |state: &ShardState| matches!(state, ShardState::Ready | ShardState::Amnesic);
+        let why = if self.engine.shards().iter().all(|shard| whole(&shard.state())) { "" } else { why };
+        let changed = {
+            let mut told = self.not_mended.lock();
+            let changed = *told != why;
+            if changed {
+                why.clone_into(&mut told);
+            }
+            changed
+        };
+        if changed {
+            self.health_changed();
+        }
+    }
+
+    /// A shard that an alarm has quarantined, in words: it is not rebuilt by itself.
+    pub(crate) fn alarm(&self) -> Option<String> {
+        self.engine.shards().iter().find_map(|shard| match shard.state() {
+            ShardState::Quarantined { reason, alarm: true } => Some(format!(
+                "an alarm has quarantined shard {}: {reason}. It is kept as it is for somebody to look at; an empty data \
+                 directory in its place is filled from the leader",
+                shard.id()
+            )),
+            _ => None,
+        })
     }
 
     fn follower_reports(&self, term: &LeaderTerm, now: Duration) -> Vec<FollowerReport> {
@@ -484,7 +544,7 @@ impl MemberState {
     /// A rule of the protocol was found broken: the shard's data is kept and takes no part any more.
     pub(crate) fn quarantine(&self, shard: u16, reason: String) {
         tracing::error!(shard, reason, "ALARM: the shard is quarantined; its data is kept as it is");
-        if let Err(error) = self.shard(shard).set_state(ShardState::Quarantined { reason }) {
+        if let Err(error) = self.shard(shard).set_state(ShardState::Quarantined { reason, alarm: true }) {
             tracing::error!(shard, %error, "the quarantine could not be persisted");
         }
         self.health_changed();

@@ -360,6 +360,7 @@ impl From<m::HealthReport> for proto::HealthReport {
             disk_full: h.disk_full,
             caught_up: h.caught_up,
             serving: h.serving,
+            trouble: h.trouble,
         }
     }
 }
@@ -384,6 +385,7 @@ impl TryFrom<proto::HealthReport> for m::HealthReport {
             disk_full: h.disk_full,
             caught_up: h.caught_up,
             serving: h.serving,
+            trouble: h.trouble,
         })
     }
 }
@@ -753,6 +755,7 @@ mod tests {
                 disk_full: true,
                 caught_up: true,
                 serving: false,
+                trouble: "shard 0 is quarantined".into(),
             });
         }
     }

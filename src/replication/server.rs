@@ -144,17 +144,19 @@ impl ReplicationServer {
                     let why = match why {
                         FullReason::BelowFloor => "what it lacks is no longer in the log",
                         FullReason::Unfinished => "an earlier copy was not finished",
+                        FullReason::Unsound => "its own data is unsound",
                     };
                     (shard_answer::Answer::Full(proto::Full { why: why.into() }), None)
                 }
-                Reconcile::Unsound => {
+                Reconcile::Lacking { commit } => {
                     return Err(proto::HelloAnswer {
                         epoch: term.epoch(),
                         refused: format!(
-                            "shard {} of {} is quarantined: it stays as it is; `armdb inspect` tells what is wrong, and an \
-                             empty data directory in its place is filled from this leader",
+                            "shard {} of {} cannot be used and had committed {commit}; this leader has committed {} and \
+                             shares not all of that: nobody copies from who has less, so it stays as it is and asks again",
                             shard.id(),
-                            hello.name
+                            hello.name,
+                            ours.commit
                         ),
                         ..Default::default()
                     });

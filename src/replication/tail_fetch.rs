@@ -171,7 +171,7 @@ pub(crate) fn give(state: &Arc<MemberState>, request: proto::FetchTailRequest) -
         let common = match reconcile(&ours, &theirs) {
             Reconcile::Match { at } => at,
             Reconcile::Truncate { to } => to,
-            Reconcile::Full { .. } | Reconcile::Diverged { .. } | Reconcile::Unsound => {
+            Reconcile::Full { .. } | Reconcile::Diverged { .. } | Reconcile::Lacking { .. } => {
                 let common = ours.epochs.last_common(ours.tail.last.gsn, &theirs.epochs, theirs.tail.last.gsn);
                 let _ = sender.send(refuse(Refusal::BelowFloor { shard, common, floor: ours.log_floor })).await;
                 return;

@@ -736,7 +736,7 @@ impl Process {
                     });
                     return;
                 }
-                Reconcile::Unsound => return,
+                Reconcile::Lacking { .. } => return,
             }
         }
         self.joined = Some((nonce, goal));
@@ -907,7 +907,7 @@ impl Process {
                     copies.push(shard);
                     Some(self.commit[shard])
                 }
-                Reconcile::Diverged { .. } | Reconcile::Unsound => None,
+                Reconcile::Diverged { .. } | Reconcile::Lacking { .. } => None,
             });
             answers.push(answer);
         }
@@ -1230,6 +1230,7 @@ impl Process {
             disk_full: false,
             caught_up: self.caught_up,
             serving,
+            trouble: String::new(),
         }
     }
 

@@ -151,6 +151,8 @@ pub struct HealthReport {
     pub caught_up: bool,
     /// BARRIER of the led epoch is committed on every shard: the leader serves.
     pub serving: bool,
+    /// What is wrong with its data, and why it is not mended yet; empty: nothing.
+    pub trouble: String,
 }
 
 /// A follower as its leader sees it.

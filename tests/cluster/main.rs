@@ -21,6 +21,7 @@ mod packages;
 mod ports;
 mod quorum_lost;
 mod register_lost;
+mod rot;
 mod small_clusters;
 mod stopped_leader;
 mod switchover;

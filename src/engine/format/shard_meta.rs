@@ -23,33 +23,40 @@ impl ShardMeta {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
+        let alarm = matches!(self.state, ShardState::Quarantined { alarm: true, .. });
         let (state, reason) = match &self.state {
             ShardState::Blank => (1, ""),
             ShardState::Syncing => (2, ""),
             ShardState::Ready => (3, ""),
             ShardState::Amnesic => (4, ""),
-            ShardState::Quarantined { reason } => (5, reason.as_str()),
+            ShardState::Quarantined { reason, .. } => (5, reason.as_str()),
         };
         let mut w = Writer::default();
-        w.u8(state).u8(0).u16(0).u32(self.manifest_len).u64(self.manifest).u32(self.manifest_crc).text(reason);
+        w.u8(state)
+            .u8(u8::from(alarm))
+            .u16(0)
+            .u32(self.manifest_len)
+            .u64(self.manifest)
+            .u32(self.manifest_crc)
+            .text(reason);
         w.0
     }
 
     pub(crate) fn decode(payload: &[u8]) -> Result<Self, String> {
         let mut r = Reader(payload);
         let mut read = || {
-            let (state, _, _) = (r.u8()?, r.u8()?, r.u16()?);
+            let (state, alarm, _) = (r.u8()?, r.u8()?, r.u16()?);
             let (manifest_len, manifest, manifest_crc) = (r.u32()?, r.u64()?, r.u32()?);
-            Ok((state, manifest_len, manifest, manifest_crc, r.text()?))
+            Ok((state, alarm != 0, manifest_len, manifest, manifest_crc, r.text()?))
         };
-        let (state, manifest_len, manifest, manifest_crc, reason) =
+        let (state, alarm, manifest_len, manifest, manifest_crc, reason) =
             read().map_err(|e: super::codec::Short| e.to_string())?;
         let state = match state {
             1 => ShardState::Blank,
             2 => ShardState::Syncing,
             3 => ShardState::Ready,
             4 => ShardState::Amnesic,
-            5 => ShardState::Quarantined { reason },
+            5 => ShardState::Quarantined { reason, alarm },
             other => return Err(format!("the shard's state is the unknown {other}")),
         };
         Ok(Self { state, manifest, manifest_len, manifest_crc })
@@ -63,14 +70,16 @@ mod tests {
     #[test]
     fn a_shards_meta_has_these_bytes() {
         let meta = ShardMeta {
-            state: ShardState::Quarantined { reason: "rot".into() },
+            state: ShardState::Quarantined { reason: "rot".into(), alarm: false },
             manifest: 5,
             manifest_len: 0x0102,
             manifest_crc: 0x0a0b_0c0d,
         };
         let golden = b"\x05\0\0\0\x02\x01\0\0\x05\0\0\0\0\0\0\0\x0d\x0c\x0b\x0a\x03\0rot";
         assert_eq!(meta.encode(), golden);
-        assert_eq!(ShardMeta::decode(golden), Ok(meta));
+        assert_eq!(ShardMeta::decode(golden), Ok(meta.clone()));
+        let alarm = ShardMeta { state: ShardState::Quarantined { reason: "rot".into(), alarm: true }, ..meta };
+        assert_eq!((alarm.encode()[1], ShardMeta::decode(&alarm.encode())), (1, Ok(alarm)));
         for state in [ShardState::Blank, ShardState::Syncing, ShardState::Ready, ShardState::Amnesic] {
             let meta = ShardMeta { state, ..ShardMeta::blank() };
             assert_eq!(ShardMeta::decode(&meta.encode()), Ok(meta));

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::aside;
 use super::manifest::{SnapshotFile, SnapshotManifest};
 use super::staging::Staging;
 use crate::engine::error::EngineError;
@@ -291,6 +292,7 @@ impl Shard {
         if !files.is_void() {
             return Ok(());
         }
+        aside::finish(&self.shared.disk, &self.dir, files.in_force())?;
         let present = self.shared.disk.list(&self.dir).map_err(io_error("list", &self.dir))?;
         let dropped: Vec<u32> = present.iter().filter_map(|e| Segment::id_of(&e.name)).collect();
         let next_file_id = dropped.iter().map(|id| id.saturating_add(1)).max().unwrap_or(1);

@@ -7,6 +7,7 @@
 //! What the taker has after that is a log that ends at `g0`: the rest comes as log, and the state stays
 //! `Syncing` until the caller says otherwise. Moving bytes between members is the replication floor's.
 
+mod aside;
 mod install;
 mod manifest;
 mod pin;
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+pub(crate) use aside::is_aside;
 pub use manifest::{SnapshotFile, SnapshotManifest};
 pub use pin::SnapshotPin;
 use staging::Staging;
@@ -24,7 +26,7 @@ pub(crate) use staging::{discard_staged, is_staging};
 use super::error::EngineError;
 use super::shard::Shard;
 use super::shard_state::ShardState;
-use crate::position::{Gsn, LogTail};
+use crate::position::{EpochTable, Gsn, LogTail};
 
 /// A full sync on the taking side. Dropping it keeps what was staged, to be resumed.
 #[derive(Debug)]
@@ -86,6 +88,9 @@ impl Shard {
             if let Some(epoch) = self.log.lock().open {
                 return Err(refused(format!("it leads epoch {epoch} here: a leader takes nobody's data")));
             }
+            if let ShardState::Quarantined { reason, alarm: true } = self.state() {
+                return Err(refused(format!("it was quarantined by an alarm and stays as it is: {reason}")));
+            }
             let own = self.known_commit();
             if donor_commit < own {
                 return Err(refused(format!("the donor has committed {donor_commit}, less than the {own} here")));
@@ -109,16 +114,32 @@ impl Shard {
     }
 
     /// The commit, also of a shard whose data cannot be used.
-    fn known_commit(&self) -> Gsn {
+    pub(crate) fn known_commit(&self) -> Gsn {
         self.files.lock().manifest().commit.max(self.commit())
     }
 
-    /// Persists `Syncing`, with fresh metadata if there was none that could be read. No file is rewritten from
-    /// here on.
+    /// What its log is known to have held, also where its data cannot be used: its end, and its epochs.
+    pub(crate) fn known_log(&self) -> (LogTail, EpochTable) {
+        let files = self.files.lock();
+        if files.is_void() {
+            return (files.manifest().mark, files.manifest().epochs.clone());
+        }
+        drop(files);
+        (self.tail(), self.epoch_table())
+    }
+
+    /// Persists `Syncing`, with fresh metadata if there was none that could be read, and sets aside what was
+    /// quarantined. No file is rewritten from here on.
     fn enter_syncing(&self) -> Result<(), EngineError> {
         let _stopped = self.stop_housekeeping();
         let mut files = self.files.lock();
         self.ready.store(false, Ordering::Release);
+        let disk = &self.shared.disk;
+        if let ShardState::Quarantined { reason, .. } = files.state()
+            && files.is_void()
+        {
+            aside::begin(disk, &self.dir, reason)?;
+        }
         let done = if files.is_unreadable() {
             files.renew(&self.shared, &self.dir, ShardState::Syncing)
         } else if *files.state() != ShardState::Syncing {
@@ -126,7 +147,8 @@ impl Shard {
         } else {
             Ok(())
         };
-        self.shared.failing(done)
+        self.shared.failing(done)?;
+        aside::finish(disk, &self.dir, files.in_force())
     }
 }
 

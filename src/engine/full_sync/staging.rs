@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Sizes;
+use super::aside;
 use super::manifest::{SnapshotFile, SnapshotManifest};
 use crate::disk::{Disk, DiskFile};
 use crate::engine::error::EngineError;
@@ -75,8 +76,13 @@ impl Staging {
             staging.disk.remove_dir_all(other).map_err(io_error("remove", other))?;
         }
         let missing = manifest.total_bytes() - staging.have.values().sum::<u64>();
-        let space = shared.refresh_space()?;
-        if space.available_bytes < missing.saturating_add(shared.reserve_bytes(space.total_bytes)) {
+        let mut space = shared.refresh_space()?;
+        let short = |available: u64, total: u64| available < missing.saturating_add(shared.reserve_bytes(total));
+        if short(space.available_bytes, space.total_bytes) && aside::discard(&staging.disk, shard_dir)? {
+            tracing::warn!(path = %shard_dir.display(), missing, "the files set aside are removed: a copy needs their room");
+            space = shared.refresh_space()?;
+        }
+        if short(space.available_bytes, space.total_bytes) {
             return Err(EngineError::DiskFull(format!(
                 "a full sync needs {missing} more bytes beside the reserve, {} are available",
                 space.available_bytes

@@ -375,6 +375,7 @@ fn a_quarantined_shard_is_rebuilt_whatever_its_files_are() {
             taker.close().expect("closed");
             drop(taker);
             spoil(&crash);
+            let before = read(&disk, Path::new("/taker/shard-000/0000000001.seg"));
             let mut taker = open(&disk, TAKER);
             let state = taker.shards()[0].state();
             assert!(matches!(state, ShardState::Quarantined { .. }), "{what}: {state}");
@@ -393,8 +394,86 @@ fn a_quarantined_shard_is_rebuilt_whatever_its_files_are() {
             copy(&pin, &mut sync, 1 << 20);
             sync.finish().expect(what);
             catch_up(&donor, &taker);
+            let shard = Path::new("/taker/shard-000");
+            let disk = taker.shards()[0].shared.disk.clone();
+            let kept = read(&disk, &shard.join("quarantined/0000000001.seg"));
+            assert!(kept == before, "{what}: what was unsound is set aside as it was");
+            assert!(!read(&disk, &shard.join("quarantined/REASON")).is_empty(), "{what}");
+            assert!(!disk.exists(&shard.join("quarantined.part")).expect("looked"), "{what}");
         }
     }
+}
+
+/// All of a file.
+fn read(disk: &Arc<dyn Disk>, path: &Path) -> Vec<u8> {
+    let file = disk.open_read(path).expect("it is there");
+    let mut bytes = vec![0; file.len().expect("measured") as usize];
+    file.read_at(&mut bytes, 0).expect("read");
+    bytes
+}
+
+#[test]
+fn one_generation_of_quarantined_files_is_kept_and_goes_where_room_is_needed() {
+    let crash = CrashDisk::new();
+    let disk: Arc<dyn Disk> = Arc::new(crash.clone());
+    let donor = donor(&disk, 150);
+    let segments = |dir: &str| -> Vec<String> {
+        let entries = disk.list(Path::new(dir)).unwrap_or_default();
+        entries.into_iter().map(|e| e.name).filter(|name| name.ends_with(".seg")).collect()
+    };
+    let mut kept = Vec::new();
+    for generation in 0..2 {
+        let taker = open(&disk, TAKER);
+        if generation == 0 {
+            let shard = &taker.shards()[0];
+            shard.set_state(ShardState::Ready).expect("ready");
+            shard.open_epoch(1, 100).expect("opened");
+            (0..100).for_each(|i| put(&taker, 1, &format!("mine{i}"), &[9; 1000]));
+        }
+        taker.close().expect("closed");
+        drop(taker);
+        let there = segments("/taker/shard-000");
+        crash.rot(&Path::new("/taker/shard-000").join(&there[0]), 500, &[0xff; 8]).expect("rotten");
+        let taker = open(&disk, TAKER);
+        assert!(matches!(taker.shards()[0].state(), ShardState::Quarantined { .. }), "generation {generation}");
+        let pin = donor.shards()[0].pin_snapshot().expect("pinned");
+        let mut sync = begin(&taker, &pin);
+        copy(&pin, &mut sync, 1 << 20);
+        sync.finish().expect("in place");
+        catch_up(&donor, &taker);
+        taker.close().expect("closed");
+        assert_eq!(segments("/taker/shard-000/quarantined"), there, "generation {generation}");
+        assert_ne!(kept, there);
+        kept = there;
+    }
+    // A copy that has no room beside them takes theirs.
+    let taker = open(&disk, TAKER);
+    let first = segments("/taker/shard-000").remove(0);
+    drop(taker);
+    crash.rot(&Path::new("/taker/shard-000").join(first), 500, &[0xff; 8]).expect("rotten");
+    let taker = open(&disk, TAKER);
+    let pin = donor.shards()[0].pin_snapshot().expect("pinned");
+    let space = disk.space(Path::new(TAKER)).expect("measured");
+    crash.set_capacity(Some(space.total_bytes - space.available_bytes + (64 << 10)));
+    // Whether that makes room enough is another question.
+    let _ = taker.shards()[0].begin_full_sync(pin.manifest(), pin.manifest().g0.last.gsn);
+    assert!(segments("/taker/shard-000/quarantined").is_empty(), "they were given up for it");
+}
+
+#[test]
+fn what_an_alarm_has_quarantined_is_not_replaced() {
+    let disk: Arc<dyn Disk> = Arc::new(CrashDisk::new());
+    let donor = donor(&disk, 20);
+    let taker = open(&disk, TAKER);
+    let alarm = ShardState::Quarantined { reason: "told to cut what is committed".into(), alarm: true };
+    taker.shards()[0].set_state(alarm.clone()).expect("told");
+    drop(taker);
+    let taker = open(&disk, TAKER);
+    assert_eq!(taker.shards()[0].state(), alarm, "an alarm outlives the process");
+    let pin = donor.shards()[0].pin_snapshot().expect("pinned");
+    let refused = taker.shards()[0].begin_full_sync(pin.manifest(), 1 << 40).expect_err("refused").to_string();
+    assert!(refused.contains("alarm") && refused.contains("told to cut"), "{refused}");
+    assert_eq!(taker.shards()[0].state(), alarm);
 }
 
 #[test]

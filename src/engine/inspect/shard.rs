@@ -14,7 +14,7 @@ use crate::engine::format::record::{Kind, Record};
 use crate::engine::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::engine::format::shard_meta::{SHARD_META_MAGIC, ShardMeta};
 use crate::engine::format::slots::{self, SLOT_BYTES};
-use crate::engine::full_sync::is_staging;
+use crate::engine::full_sync::{is_aside, is_staging};
 use crate::engine::index::MAX_SEGMENT_BYTES;
 use crate::engine::recovery::{Found, Scan, Stop, scan};
 use crate::engine::segment::Segment;
@@ -135,8 +135,9 @@ impl Inspector<'_> {
         }
         self.report.state = Some(meta.state.to_string());
         match &meta.state {
-            ShardState::Quarantined { reason } => {
-                self.tell(Severity::Unsound, SHARD_META, None, format!("the shard was quarantined: {reason}"));
+            ShardState::Quarantined { reason, alarm } => {
+                let by = if *alarm { " by an alarm" } else { "" };
+                self.tell(Severity::Unsound, SHARD_META, None, format!("the shard was quarantined{by}: {reason}"));
             }
             ShardState::Syncing => {
                 self.tell(Severity::Note, SHARD_META, None, "its data is being replaced and counts for nothing yet");
@@ -206,6 +207,9 @@ impl Inspector<'_> {
                     if meta.is_some_and(|meta| meta.state != ShardState::Syncing) {
                         self.tell(Severity::Note, name, None, "left over from a full sync: the next open removes it");
                     }
+                } else if is_aside(name) {
+                    let what = "the files of a quarantine, set aside: remove them when nobody needs them";
+                    self.tell(Severity::Note, name, None, what);
                 } else {
                     self.tell(Severity::Note, name, None, "no directory of ours");
                 }

@@ -204,7 +204,7 @@ impl Read {
             Some(reason) => {
                 if *self.files.state() != ShardState::Syncing {
                     // Persisted: without the note, what is left of the file may look like a torn tail.
-                    let state = ShardState::Quarantined { reason: reason.clone() };
+                    let state = ShardState::Quarantined { reason: reason.clone(), alarm: false };
                     self.files.set_state(shared, &self.dir, state)?;
                 }
                 unsound(reason)

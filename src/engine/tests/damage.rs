@@ -52,7 +52,7 @@ fn state(disk: &CrashDisk) -> (ShardState, String) {
     let engine = Engine::open(shared, dir(), options(), InstanceId(1)).expect("it opens, whatever the shard is");
     let state = engine.shards()[0].state();
     let reason = match &state {
-        ShardState::Quarantined { reason } => reason.clone(),
+        ShardState::Quarantined { reason, .. } => reason.clone(),
         _ => String::new(),
     };
     (state, reason)

@@ -90,7 +90,7 @@ fn a_page_that_is_gone_ends_the_process_and_the_next_one_quarantines_the_shard()
     // What is left ends like a torn tail. It is none, also when the note is gone.
     for _ in 0..2 {
         let engine = Engine::open(disk.clone(), &dir, options(), InstanceId(3)).expect("it opens");
-        let ShardState::Quarantined { reason } = engine.shards()[0].state() else {
+        let ShardState::Quarantined { reason, .. } = engine.shards()[0].state() else {
             panic!("it is {}", engine.shards()[0].state());
         };
         assert!(reason.contains("0000000001.seg") && reason.contains(&format!("offset {}", note.offset)), "{reason}");

@@ -218,6 +218,7 @@ impl Replica for StandIn {
             disk_full: false,
             caught_up: true,
             serving: true,
+            trouble: String::new(),
         }
     }
     fn describe_members(&self) -> Vec<proto::MemberInfo> {

@@ -28,6 +28,8 @@ pub enum FullReason {
     BelowFloor,
     /// A full sync had begun before; old data may be gone.
     Unfinished,
+    /// Its own data is unsound.
+    Unsound,
 }
 
 /// The leader's answer for one shard.
@@ -55,14 +57,33 @@ pub enum Reconcile {
         /// Committed by the follower.
         commit: Gsn,
     },
-    /// Unsound data is not repaired by the log: it stays as it is and is told.
-    Unsound,
+    /// Its own data is gone or unsound, and it had committed what the leader does not have (yet): nobody copies from
+    /// who has less. It stays as it is and asks again.
+    Lacking {
+        /// Committed by the follower.
+        commit: Gsn,
+    },
 }
 
 /// Joins `follower` to `leader`.
 pub fn reconcile(leader: &LogView, follower: &LogView) -> Reconcile {
     match follower.state {
-        DataState::Quarantined => return Reconcile::Unsound,
+        // What of its log is known is what its metadata tells: not enough to go on from, enough to be compared.
+        DataState::Quarantined => {
+            let end = follower.tail.last.gsn.max(follower.commit);
+            let common = leader.epochs.last_common(leader.tail.last.gsn, &follower.epochs, end);
+            return if common.gsn < follower.commit || leader.commit < follower.commit {
+                Reconcile::Lacking { commit: follower.commit }
+            } else {
+                Reconcile::Full { why: FullReason::Unsound }
+            };
+        }
+        // What it had before its data was given up is still not asked away.
+        DataState::Blank | DataState::Syncing
+            if follower.tail.last == LogPosition::ZERO && leader.commit < follower.commit =>
+        {
+            return Reconcile::Lacking { commit: follower.commit };
+        }
         // Nothing was ever appended: the log alone can build it, if the leader still has all of it.
         DataState::Blank | DataState::Syncing if follower.tail.last == LogPosition::ZERO => {
             return if leader.log_floor <= 1 {
@@ -129,6 +150,27 @@ mod tests {
             reconcile(&leader, &view(&[(1, 1), (2, 8)], 30, 9)),
             Reconcile::Diverged { common: LogPosition::new(1, 7), commit: 9 }
         );
+    }
+
+    #[test]
+    fn unsound_data_is_replaced_by_a_copy_from_who_has_all_that_it_had_committed() {
+        let leader = view(&[(1, 1), (3, 10)], 20, 18);
+        let unsound = |view: LogView| LogView { state: DataState::Quarantined, ..view };
+        let full = Reconcile::Full { why: FullReason::Unsound };
+        // Its log's end does not matter: what was not committed may be gone.
+        for (end, commit) in [(30, 18), (12, 12), (10, 0), (18, 18)] {
+            assert_eq!(reconcile(&leader, &unsound(view(&[(1, 1), (3, 10)], end, commit))), full, "{end} {commit}");
+        }
+        assert_eq!(reconcile(&leader, &unsound(view(&[], 0, 0))), full, "nothing is known of it");
+        let lacking = |commit| Reconcile::Lacking { commit };
+        assert_eq!(reconcile(&leader, &unsound(view(&[(1, 1), (3, 10)], 19, 19))), lacking(19), "not committed yet");
+        assert_eq!(reconcile(&leader, &unsound(view(&[(1, 1)], 12, 12))), lacking(12), "of another history");
+        assert_eq!(reconcile(&leader, &unsound(view(&[(1, 1), (2, 5)], 9, 6))), lacking(6), "of another history");
+        // A copy that was begun is not finished by anybody with less either.
+        let begun = LogView { state: DataState::Syncing, ..view(&[], 0, 19) };
+        assert_eq!(reconcile(&leader, &begun), lacking(19));
+        let begun = LogView { state: DataState::Syncing, ..view(&[], 0, 18) };
+        assert_eq!(reconcile(&leader, &begun), Reconcile::Match { at: LogPosition::ZERO });
     }
 
     #[test]

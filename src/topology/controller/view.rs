@@ -138,10 +138,10 @@ impl Controller {
                 _ => {}
             }
             if report.shards.iter().any(|s| s.state == DataState::Quarantined) {
-                conditions.push(Condition {
-                    kind: "Quarantined",
-                    text: format!("storage of {name} is unsound: armdb inspect says what and where"),
-                });
+                let text = format!("storage of {name} is unsound ({}): armdb inspect says more", report.trouble);
+                conditions.push(Condition { kind: "Quarantined", text });
+            } else if !report.trouble.is_empty() && report.shards.iter().any(|s| s.state == DataState::Syncing) {
+                conditions.push(Condition { kind: "Copying", text: format!("{name}: {}", report.trouble) });
             }
         }
         conditions
