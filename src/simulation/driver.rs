@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::world::CLUSTER;
-use crate::topology::controller::{Action, Controller, ControllerConfig, Event};
+use crate::topology::controller::{Action, Controller, ControllerConfig, Event, Weakness};
 use crate::topology::message::{MemberName, Request};
 use crate::topology::spec::{ExpectedMember, PartitionSpec};
 use crate::topology::view::PartitionView;
@@ -57,6 +57,13 @@ impl Driver {
         self.tick = None;
         self.scheduled = None;
         self.life
+    }
+
+    /// Leaves a rule out from now on.
+    pub(super) fn weaken(&mut self, weakness: Weakness) {
+        if let Some(controller) = &mut self.controller {
+            controller.weaken(weakness);
+        }
     }
 
     pub(super) fn stop(&mut self) {

@@ -480,7 +480,12 @@ impl Process {
     fn request(&mut self, disk: &mut Disk, caller: Caller, request: Request, hands: &mut Hands<'_>) {
         match request {
             Request::Init(r) => self.jobs.push_back(Job::Init(r, caller)),
-            Request::Promote(r) => self.jobs.push_back(Job::Promote(r, caller)),
+            Request::Promote(mut r) => {
+                if hands.mutant == Some(Mutant::NoLeaseWait) {
+                    r.lease_wait = Duration::ZERO;
+                }
+                self.jobs.push_back(Job::Promote(r, caller));
+            }
             Request::Follow(r) => self.jobs.push_back(Job::Follow(r, caller)),
             Request::Assemble(r) => return self.assemble(disk, caller, r, hands),
             Request::Fence(r) => match r.drain.filter(|_| self.leads()) {
@@ -581,7 +586,10 @@ impl Process {
                     step.change.apply(&mut disk.meta);
                 }
                 let reports = disk.logs.iter().zip(&self.commit).map(|(l, &c)| l.report(c, self.relaxed)).collect();
-                let reply = self.core.finish_fence(&step, reports, 0, drained, now);
+                let mut reply = self.core.finish_fence(&step, reports, 0, drained, now);
+                if let (Some(Mutant::RestartedLeaderIsAQuorum), Ok(reply)) = (hands.mutant, &mut reply) {
+                    reply.standing.live_led = reply.standing.led;
+                }
                 answer = Some((caller, reply.map(Reply::Fenced)));
             }
             Running::Promote(step, commits, caller) => {

@@ -22,6 +22,8 @@ mod store;
 mod wire;
 mod world;
 
+use crate::topology::controller::Weakness;
+
 /// A rule left out on purpose: a simulation that does not notice proves nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mutant {
@@ -39,4 +41,23 @@ enum Mutant {
     AssembleWithoutPromise,
     /// R16: "definitely not" on truncation.
     TruncationIsAnAnswer,
+    /// R5: FENCE is done with one answer fewer than R.
+    FenceByOneLess,
+    /// R7: TARGET is the longest log, not the one of the latest epoch.
+    LongestLogWins,
+    /// R5: the last leader's answer is a read quorum, also after a restart.
+    RestartedLeaderIsAQuorum,
+    /// A new leader acknowledges while a lease of the one before may last.
+    NoLeaseWait,
+}
+
+impl Mutant {
+    /// What it is to the controllers.
+    fn weakness(self) -> Option<Weakness> {
+        match self {
+            Self::FenceByOneLess => Some(Weakness::FenceByOneLess),
+            Self::LongestLogWins => Some(Weakness::LongestLogWins),
+            _ => None,
+        }
+    }
 }

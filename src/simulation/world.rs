@@ -614,6 +614,9 @@ impl World {
     pub(super) fn start_controller(&mut self, controller: usize) {
         let (members, spec, seed) = (self.expected(), self.spec.clone(), self.random.next());
         let life = self.drivers[controller].start(self.now, members, spec, seed);
+        if let Some(weakness) = self.plan.mutant.and_then(Mutant::weakness) {
+            self.drivers[controller].weaken(weakness);
+        }
         self.feed(controller, life, Event::Tick);
     }
 

@@ -3,6 +3,8 @@
 use super::*;
 use crate::simulation::Mutant;
 use crate::simulation::wire::Message;
+use crate::simulation::world::Occurrence;
+use crate::topology::controller::{Disconnect, Event};
 use crate::topology::message::{Donor, Envelope, FollowRequest, Request};
 
 const LONG: Duration = Duration::from_secs(1_000_000);
@@ -302,4 +304,175 @@ fn counting_entries_of_older_epochs_is_noticed() {
     assert!(w.oracle.is_committed(op));
     whoever_led_second_leads_again(&mut w);
     assert!(w.oracle.violation().is_some_and(|v| v.contains("without all")), "{:?}", w.oracle.violation());
+}
+
+/// R5: a write is held by the leader and one follower; both are gone when the third, who never saw it, is fenced.
+fn only_one_that_missed_a_write_answers(mutant: Option<Mutant>) -> World {
+    let mut w = World::new(Plan { mutant, ..Plan::calm(3) });
+    w.settle();
+    w.clients = false;
+    w.run_well(ms(200));
+    let leader = w.the_leader();
+    let follower = w.other_than(leader);
+    let deaf = 3 - leader - follower;
+    w.cut(deaf, &[leader, follower]);
+    let op = w.write(leader);
+    w.reach("it is acknowledged", |w| w.oracle.is_acknowledged(op));
+    w.run_well(Duration::from_secs(1));
+    w.keep_down(leader);
+    // Both are there when the election begins, one of them when it is decided.
+    w.reach("an election has begun", |w| w.electing());
+    w.keep_down(follower);
+    w.join(deaf, &[leader, follower]);
+    let _ = w.run(Duration::from_secs(4));
+    w
+}
+
+#[test]
+fn fewer_than_a_read_quorum_choose_nobody() {
+    let mut w = only_one_that_missed_a_write_answers(None);
+    assert_eq!(w.oracle.violation(), None);
+    assert!(w.electing(), "R are needed, and one answers");
+    w.heal();
+    w.settle();
+    w.check_everything();
+}
+
+#[test]
+fn choosing_by_one_answer_fewer_than_a_read_quorum_is_noticed() {
+    let w = only_one_that_missed_a_write_answers(Some(Mutant::FenceByOneLess));
+    assert!(w.oracle.violation().is_some_and(|v| v.contains("without all")), "{:?}", w.oracle.violation());
+}
+
+/// R7: a leader that is cut off goes on writing what nobody acknowledges; the next one's log is shorter and has the
+/// write that was acknowledged. Then that one is gone, and the two others are asked.
+fn the_longer_log_is_of_an_earlier_epoch(mutant: Option<Mutant>) -> (World, u64) {
+    let mut w = World::new(Plan { mutant, ..Plan::calm(3) });
+    w.settle();
+    w.clients = false;
+    w.run_well(ms(200));
+    let old = w.the_leader();
+    let others: Vec<usize> = (0..3).filter(|&m| m != old).collect();
+    w.cut(old, &others);
+    w.hide(old);
+    for _ in 0..20 {
+        w.write(old);
+    }
+    w.reach("another serves", |w| w.leader().is_some_and(|leader| leader != old));
+    let next = w.the_leader();
+    let third = 3 - old - next;
+    let op = w.write(next);
+    w.reach("it is acknowledged", |w| w.oracle.is_acknowledged(op));
+    assert!(w.places[old].disk.logs[0].len() > w.places[third].disk.logs[0].len());
+    w.keep_down(next);
+    w.join(old, &[third]);
+    w.show(old);
+    let _ = w.run(Duration::from_secs(4));
+    (w, op)
+}
+
+#[test]
+fn the_log_of_the_latest_epoch_wins_not_the_longest() {
+    let (mut w, _) = the_longer_log_is_of_an_earlier_epoch(None);
+    assert_eq!(w.oracle.violation(), None);
+    assert!(w.leader().is_some(), "two of three are enough");
+    w.heal();
+    w.settle();
+    w.check_everything();
+}
+
+#[test]
+fn letting_the_longest_log_win_is_noticed() {
+    let (w, op) = the_longer_log_is_of_an_earlier_epoch(Some(Mutant::LongestLogWins));
+    assert!(w.oracle.is_acknowledged(op));
+    assert!(w.oracle.violation().is_some(), "an acknowledged write gave way to longer nonsense");
+}
+
+/// R5 (b): two followers hold what the leader has not synced; it is restarted, and only it answers FENCE.
+fn only_the_restarted_leader_answers(mutant: Option<Mutant>) -> World {
+    let mut w = World::new(Plan { mutant, ..Plan::calm(3) });
+    w.settle();
+    w.clients = false;
+    w.run_well(ms(200));
+    let leader = w.the_leader();
+    w.places[leader].stuck_disk = true;
+    let ops: Vec<u64> = (0..20).map(|_| w.write(leader)).collect();
+    w.reach("they are acknowledged", |w| ops.iter().all(|&op| w.oracle.is_acknowledged(op)));
+    let synced = w.places[leader].disk.logs[0].durable;
+    w.kill(leader, ms(20));
+    w.places[leader].stuck_disk = false;
+    let held = w.places[leader].disk.logs[0].len();
+    assert!(held < synced + 20, "something was lost, or this history shows nothing");
+    w.reach("an election has begun", |w| w.electing());
+    for follower in (0..3).filter(|&m| m != leader) {
+        w.keep_down(follower);
+    }
+    let _ = w.run(Duration::from_secs(4));
+    w
+}
+
+#[test]
+fn a_restarted_leader_is_one_voter_and_no_more() {
+    let mut w = only_the_restarted_leader_answers(None);
+    assert_eq!(w.oracle.violation(), None);
+    assert!(w.electing(), "it alone is no read quorum any more");
+    w.heal();
+    w.settle();
+    w.check_everything();
+}
+
+#[test]
+fn counting_a_restarted_leader_as_a_quorum_is_noticed() {
+    let w = only_the_restarted_leader_answers(Some(Mutant::RestartedLeaderIsAQuorum));
+    assert!(w.oracle.violation().is_some_and(|v| v.contains("without all")), "{:?}", w.oracle.violation());
+}
+
+/// A leader is taken for gone while it lives and holds a lease; the next one writes, and the old one is read.
+fn a_leader_with_a_lease_is_taken_for_gone(mutant: Option<Mutant>) -> (World, u64, bool) {
+    let mut w = World::new(Plan { mutant, ..Plan::calm(3) });
+    w.settle();
+    w.clients = false;
+    w.run_well(ms(200));
+    let old = w.the_leader();
+    let others: Vec<usize> = (0..3).filter(|&m| m != old).collect();
+    w.cut(old, &others);
+    w.hide(old);
+    // Connections are reset by something in between: to everybody it looks as if the process had ended.
+    for &member in &others {
+        let life = w.places[member].life;
+        w.later(ms(0), Occurrence::Gone { member, life, leader: old });
+    }
+    let event = Event::Disconnected { member: format!("m-{old}"), kind: Disconnect::Reset };
+    let life = w.drivers[0].life;
+    w.later(ms(0), Occurrence::Tell { controller: 0, life, event: Box::new(event) });
+    let leads = |w: &World, m: usize| w.places[m].process.as_ref().is_some_and(|p| p.leads());
+    w.reach("another leads", |w| others.iter().any(|&m| leads(w, m)));
+    let next = others.iter().copied().find(|&m| leads(&w, m)).expect("just seen");
+    let op = w.write(next);
+    w.reach("it is acknowledged", |w| w.oracle.is_acknowledged(op));
+    let (required, now) = (w.oracle.seen(), w.now);
+    let process = w.places[old].process.as_ref().expect("it was never gone");
+    let applied = process.read_begins().expect("it believes that it leads");
+    let answered = process.read_ends(now);
+    if answered {
+        w.oracle.read(w.places[old].disk.meta.sid, &applied, &required);
+    }
+    (w, op, answered)
+}
+
+#[test]
+fn a_new_leader_acknowledges_nothing_while_an_older_lease_lasts() {
+    let (mut w, _, answered) = a_leader_with_a_lease_is_taken_for_gone(None);
+    assert!(!answered, "its lease had ended before the write was acknowledged");
+    assert_eq!(w.oracle.violation(), None);
+    w.heal();
+    w.settle();
+    w.check_everything();
+}
+
+#[test]
+fn not_waiting_for_an_older_lease_is_noticed() {
+    let (w, _, answered) = a_leader_with_a_lease_is_taken_for_gone(Some(Mutant::NoLeaseWait));
+    assert!(answered);
+    assert!(w.oracle.violation().is_some_and(|v| v.contains("had been seen")), "{:?}", w.oracle.violation());
 }

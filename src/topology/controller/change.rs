@@ -388,6 +388,8 @@ impl Controller {
             voters.iter().filter(counts).count()
         };
         let (have, needed) = (valid(&BTreeSet::new()), change.allocated.read_quorum());
+        #[cfg(test)]
+        let needed = needed - usize::from(self.weakness == Some(super::Weakness::FenceByOneLess));
         let quorum = have >= needed || self.live_leader_answered(change, &f.answers);
         // The amnesia rule: what W voters held and some lost with their page cache is among all of them, if anywhere.
         let all_answered = voters.iter().all(|sid| f.answers.get(sid).is_some_and(|a| a.valid_with_all(change.epoch)));
@@ -414,6 +416,8 @@ impl Controller {
                 only: change.plan.only,
                 excluded: &f.excluded,
                 fitness: &fitness,
+                #[cfg(test)]
+                longest_wins: self.weakness == Some(super::Weakness::LongestLogWins),
             };
             let counted = f.answers.iter().filter(|(sid, _)| !left_out.contains(sid));
             match choose(&counted.map(|(&sid, a)| (sid, a.clone())).collect(), &question) {

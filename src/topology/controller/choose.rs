@@ -64,6 +64,9 @@ pub(super) struct Question<'a> {
     /// Could not assemble in this attempt.
     pub(super) excluded: &'a BTreeSet<Sid>,
     pub(super) fitness: &'a BTreeMap<Sid, Fitness>,
+    /// See `Weakness`.
+    #[cfg(test)]
+    pub(super) longest_wins: bool,
 }
 
 /// Per shard.
@@ -120,7 +123,10 @@ fn targets(answers: &BTreeMap<Sid, Answer>, question: &Question<'_>) -> Result<V
                     answer.name, answers[&best.donor].name, have.tail.last
                 )));
             }
-            if have.tail.last > best.tail.last {
+            let better = have.tail.last > best.tail.last;
+            #[cfg(test)]
+            let better = if question.longest_wins { have.tail.last.gsn > best.tail.last.gsn } else { better };
+            if better {
                 *best = Target { tail: have.tail, donor: sid };
             }
         }

@@ -196,6 +196,18 @@ pub struct Controller {
     conditions: Vec<Condition>,
     actions: Vec<Action>,
     deadline: Option<Duration>,
+    #[cfg(test)]
+    weakness: Option<Weakness>,
+}
+
+/// A rule that a simulation leaves out on purpose: one that does not notice proves nothing.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Weakness {
+    /// R5: one answer fewer than R is enough.
+    FenceByOneLess,
+    /// R7: the longest log wins, whatever epoch it ends in.
+    LongestLogWins,
 }
 
 /// What an answer belongs to.
@@ -234,7 +246,15 @@ impl Controller {
             conditions: Vec::new(),
             actions: Vec::new(),
             deadline: None,
+            #[cfg(test)]
+            weakness: None,
         }
+    }
+
+    /// Leaves a rule out from now on.
+    #[cfg(test)]
+    pub(crate) fn weaken(&mut self, weakness: Weakness) {
+        self.weakness = Some(weakness);
     }
 
     /// Takes one event and says what to do now.

@@ -79,6 +79,7 @@ impl Asked {
             only: None,
             excluded: &self.excluded,
             fitness: &self.fitness,
+            longest_wins: false,
         };
         choose(&BTreeMap::from(answers), &question)
     }
