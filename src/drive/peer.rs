@@ -214,19 +214,31 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::net::peer::PeerSecret;
+    use crate::net::pki::Authority;
+    use crate::net::tls::PeerTls;
 
     fn peer(address: String) -> Peer {
-        Peer::new(
-            "kv-0-0".into(),
-            address,
-            crate::net::peer::PeerSecret::new("0123456789abcdef").expect("a secret").into(),
-        )
+        Peer::new("kv-0-0".into(), address, PeerSecret::new("0123456789abcdef").expect("a secret").into())
+    }
+
+    /// Speaks TLS, with a certificate of an authority of its own.
+    fn tls_peer(address: String) -> Peer {
+        let until = std::time::SystemTime::now() + Duration::from_secs(3600);
+        let authority = Authority::new("kv").expect("made");
+        let identity = authority.issue(&["*.kv.svc".into()], "armdb://1/member", until).expect("issued");
+        let tls = PeerTls::given(identity, "a test".into(), "member.kv.svc").expect("usable");
+        Peer::new("kv-0-0".into(), address, PeerAuth::Tls(Arc::new(tls)))
     }
 
     /// What is told first about a member at `address` while `other_end` does its part.
     async fn first_word(address: String, other_end: impl Future<Output = ()>) -> Disconnect {
+        first_word_of(peer(address), other_end).await
+    }
+
+    async fn first_word_of(peer: Peer, other_end: impl Future<Output = ()>) -> Disconnect {
         let (sender, mut events) = mpsc::channel(8);
-        let watch = peer(address).watch(sender, CancellationToken::new());
+        let watch = peer.watch(sender, CancellationToken::new());
         tokio::select! {
             () = watch => panic!("the watch ended"),
             () = async { other_end.await; std::future::pending().await } => unreachable!("pending"),
@@ -256,6 +268,29 @@ mod tests {
             let (mut connection, _) = listener.accept().await.expect("a connection");
             // The preface of HTTP/2: the client is through with connecting.
             let _ = connection.read_exact(&mut [0; 24]).await;
+        });
+        assert_eq!(kind.await, Disconnect::Reset);
+    }
+
+    #[tokio::test]
+    async fn a_member_that_is_not_trusted_is_told_as_silent_and_never_as_gone() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let PeerAuth::Tls(other) = tls_peer(address.clone()).auth else { panic!("TLS") };
+        let kind = first_word_of(tls_peer(address), async move {
+            let (connection, _) = listener.accept().await.expect("a connection");
+            assert!(other.accept(connection).await.is_err(), "another authority");
+        });
+        assert_eq!(kind.await, Disconnect::Silent);
+    }
+
+    #[tokio::test]
+    async fn a_tls_connection_that_breaks_while_it_is_opened_is_told_as_reset() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let kind = first_word_of(tls_peer(address), async move {
+            let (mut connection, _) = listener.accept().await.expect("a connection");
+            let _ = connection.read(&mut [0; 16]).await;
         });
         assert_eq!(kind.await, Disconnect::Reset);
     }

@@ -8,6 +8,7 @@
 //! one Kubernetes. A case that fails leaves logs, objects and events in a folder and says where. Without a running
 //! harness every case is skipped by name.
 
+mod certificates;
 mod changes;
 mod comings;
 mod failures;
