@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::format::notes::{Barrier, decode_catalog};
 use super::format::record::{Kind, Record};
@@ -12,11 +13,27 @@ use super::index::{Location, OrderedIndex};
 use super::overlay::{ENTRY_BYTES, Pending};
 use super::segment::View;
 use super::shard::Shard;
+use super::shared::Shared;
 use super::tree::TreeKind;
 use crate::position::Gsn;
 
 /// Entries applied between two looks at the lock, about.
 const GROUP: usize = 512;
+
+/// How often what is noted for the ordered indexes is merged unasked.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Merges what is noted for the ordered indexes, until the engine stops.
+pub(crate) fn run_ordering(shared: &Shared, shards: &[Arc<Shard>]) {
+    let stop = || shared.stopping.load(Ordering::Acquire) || shared.poison.is_set();
+    while !stop() {
+        shared.ordering.wait(Some(LOOK), || shared.unordered.load(Ordering::Acquire) || stop());
+        shared.unordered.store(false, Ordering::Release);
+        for shard in shards {
+            shard.view.load_full().ordered.iter().flatten().for_each(|ordered| ordered.merge());
+        }
+    }
+}
 
 impl Shard {
     /// Tells that everything up to `gsn` is committed. What lies beyond the own tail is told again later;
@@ -101,43 +118,31 @@ impl Shard {
         match (kind, hash) {
             (Kind::Put, Some(hash)) => {
                 let (tree, key) = (record.tree(), record.key());
-                let ordered = self.ordered(tree);
-                // Before the hash index, which says what is: every key that a get finds, a scan finds too.
-                if let Some(ordered) = &ordered {
-                    self.ordered_changes.fetch_add(1, Ordering::AcqRel);
-                    ordered.insert(key, location);
-                }
-                let old = match resolved {
-                    Some(old) if view.index.insert_or_replace(hash, Some(old), location) => Some(old),
-                    _ => loop {
-                        let old = self.locate(view, hash, tree, key);
-                        if view.index.insert_or_replace(hash, old, location) {
-                            break old;
-                        }
-                    },
-                };
-                if ordered.is_some() {
-                    self.ordered_changes.fetch_add(1, Ordering::AcqRel);
+                let mut old = resolved.or_else(|| self.locate(view, hash, tree, key));
+                let mut noted = false;
+                loop {
+                    // Before the hash index, which says what is: every key that a get finds, a scan finds too.
+                    if old.is_none() && !noted {
+                        self.note_key(tree, |ordered| ordered.add(key));
+                        noted = true;
+                    }
+                    if view.index.insert_or_replace(hash, old, location) {
+                        break;
+                    }
+                    old = self.locate(view, hash, tree, key);
                 }
                 self.bury(view, old);
             }
             (Kind::Delete, Some(hash)) => {
                 let (tree, key) = (record.tree(), record.key());
-                let ordered = self.ordered(tree);
-                if ordered.is_some() {
-                    self.ordered_changes.fetch_add(1, Ordering::AcqRel);
-                }
                 let old = loop {
                     match self.locate(view, hash, tree, key) {
                         Some(old) if !view.index.remove(hash, old) => {}
                         old => break old,
                     }
                 };
-                if let Some(ordered) = &ordered {
-                    if old.is_some() {
-                        ordered.remove(key);
-                    }
-                    self.ordered_changes.fetch_add(1, Ordering::AcqRel);
+                if old.is_some() {
+                    self.note_key(tree, |ordered| ordered.remove(key));
                 }
                 self.bury(view, old);
             }
@@ -172,6 +177,14 @@ impl Shard {
             && let Some(record) = segment.peek(old.offset_bytes())
         {
             segment.bury(record.len() as u64);
+        }
+    }
+
+    /// Tells the ordered index of a tree, if it has one, of a key that came or went.
+    pub(crate) fn note_key(&self, tree: u16, note: impl FnOnce(&OrderedIndex) -> bool) {
+        let enough = self.ordered(tree).is_some_and(|ordered| note(&ordered));
+        if enough && !self.shared.unordered.swap(true, Ordering::AcqRel) {
+            self.shared.ordering.wake_all();
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::commit;
 use super::compaction::{self, Pace, Step};
 use super::error::EngineError;
 use super::fault::{self, FAULT_NOTE};
@@ -267,6 +268,7 @@ impl Engine {
         };
         spawn("armdb-sync", sync::run)?;
         spawn("armdb-tidy", compaction::run)?;
+        spawn("armdb-order", commit::run_ordering)?;
         if self.shared.relaxed() {
             spawn("armdb-ahead", sync::run_ahead)?;
         }
@@ -412,6 +414,7 @@ impl Engine {
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.work.wake_all();
         self.shared.background.wake_all();
+        self.shared.ordering.wake_all();
         for thread in self.threads.lock().drain(..) {
             if thread.thread().id() != std::thread::current().id() {
                 // A panic in there has been told; closing goes on.

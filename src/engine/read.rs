@@ -8,7 +8,6 @@ use bytes::Bytes;
 
 use super::error::EngineError;
 use super::format::record::{Kind, Record};
-use super::index::Location;
 use super::segment::View;
 use super::shard::Shard;
 use super::tree::{TreeId, TreeKind};
@@ -112,56 +111,36 @@ impl Shard {
         let mut bytes = 0;
         loop {
             let want = (limit - page.entries.len()).saturating_add(1).min(1024);
-            let changes = self.ordered_changes.load(Ordering::Acquire);
-            let mut keys: Vec<(Vec<u8>, Location)> = Vec::new();
-            ordered.get_range(as_slice(&start), as_slice(&end), range.reverse, want, |key, location| {
-                keys.push((key.to_vec(), location));
+            let mut keys: Vec<Vec<u8>> = Vec::new();
+            ordered.get_range(as_slice(&start), as_slice(&end), range.reverse, want, |key| {
+                keys.push(key.to_vec());
                 true
             });
             let exhausted = keys.len() < want;
-            for (key, location) in keys {
-                let cursor = Bound::Excluded(key.clone());
-                let agree = changes.is_multiple_of(2) && self.ordered_changes.load(Ordering::Acquire) == changes;
-                let value = self.value_of(tree, &key, agree.then_some(location), now_ms)?;
-                if let Some(value) = value {
-                    if page.entries.len() >= limit || (bytes >= max_bytes && !page.entries.is_empty()) {
-                        page.more = true;
-                        return Ok(page);
-                    }
-                    bytes += key.len() + value.bytes.len();
-                    page.entries.push((Bytes::from(key), value));
-                }
+            if let Some(last) = keys.last() {
+                let cursor = Bound::Excluded(last.clone());
                 if range.reverse {
                     end = cursor;
                 } else {
                     start = cursor;
                 }
             }
+            for keys in keys.chunks(GROUP) {
+                let asked: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+                for (key, value) in keys.iter().zip(self.multi_get(tree, &asked, now_ms)?) {
+                    let Some(value) = value else { continue };
+                    if page.entries.len() >= limit || (bytes >= max_bytes && !page.entries.is_empty()) {
+                        page.more = true;
+                        return Ok(page);
+                    }
+                    bytes += key.len() + value.bytes.len();
+                    page.entries.push((Bytes::copy_from_slice(key), value));
+                }
+            }
             if exhausted {
                 return Ok(page);
             }
         }
-    }
-
-    /// The value where the ordered index has the key, if that is known to be right, else where the hash index
-    /// has it: what a get has shown, a scan after it must not fall behind.
-    fn value_of(
-        &self,
-        tree: TreeId,
-        key: &[u8],
-        location: Option<Location>,
-        now_ms: u64,
-    ) -> Result<Option<Value>, EngineError> {
-        let hash = self.shared.hash(tree.0, key);
-        let view = self.view.load();
-        if let Some(record) = location.and_then(|location| view.peek(location))
-            && record.tree() == tree.0
-            && record.key() == key
-        {
-            return self.value(&view, &record, || now_ms);
-        }
-        drop(view);
-        self.find(hash, tree.0, key, |view, record, _| self.value(view, &record, || now_ms)).unwrap_or(Ok(None))
     }
 }
 

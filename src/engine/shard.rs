@@ -40,9 +40,6 @@ pub struct Shard {
     pub(crate) ready: AtomicBool,
     /// Whether a full sync of it is under way: its log takes nothing meanwhile.
     pub(crate) staging: AtomicBool,
-    /// Counts up before and after each change that concerns both the hash index and an ordered one: while it is
-    /// even and stays the same, they agree.
-    pub(crate) ordered_changes: AtomicU64,
     pub(crate) synced_gsn: AtomicU64,
     pub(crate) tail_gsn: AtomicU64,
     pub(crate) commit_gsn: AtomicU64,

@@ -38,6 +38,10 @@ pub(crate) struct Shared {
     pub(crate) work: WaitCell,
     /// Wakes housekeeping.
     pub(crate) background: WaitCell,
+    /// Wakes who merges what is noted for the ordered indexes.
+    pub(crate) ordering: WaitCell,
+    /// Whether there is enough of it.
+    pub(crate) unordered: AtomicBool,
     /// Until when no log floor is raised.
     pub(crate) floor_hold: Mutex<Option<Instant>>,
     /// Wakes whoever waits for durability or commit.
@@ -77,6 +81,8 @@ impl Shared {
             dirty: AtomicBool::new(false),
             work: WaitCell::default(),
             background: WaitCell::default(),
+            ordering: WaitCell::default(),
+            unordered: AtomicBool::new(false),
             floor_hold: Mutex::new(None),
             progress: WaitCell::default(),
             puts_refused: AtomicBool::new(false),

@@ -16,7 +16,6 @@ use crate::engine::index::Location;
 use crate::engine::segment::{Segment, View};
 use crate::engine::shard::Shard;
 use crate::engine::shared::is_full;
-use crate::engine::tree::TreeKind;
 use crate::position::Gsn;
 
 impl Shard {
@@ -114,29 +113,23 @@ impl Shard {
             let to = Location::at(output.slot, *to);
             if !view.index.insert_or_replace(*hash, Some(*from), to) {
                 output.bury(record.len() as u64);
-            } else if let Some(ordered) = self.ordered_if_made(record.tree()) {
-                ordered.replace(record.key(), *from, to);
             }
         }
     }
 
-    /// Takes out of the index what expired and was not copied.
+    /// Takes out of the indexes what expired and was not copied. No entry is applied between the two: a key
+    /// that is put again must not go from one of them only.
     fn forget_expired(&self, view: &View, decided: &Decided) {
-        for (hash, from) in &decided.expired {
-            let Some(record) = view.peek(*from) else { continue };
-            if view.index.remove(*hash, *from)
-                && let Some(ordered) = self.ordered_if_made(record.tree())
-            {
-                ordered.remove_at(record.key(), *from);
+        for some in decided.expired.chunks(64) {
+            let _apply = self.apply.lock();
+            let _log = self.log.lock();
+            for (hash, from) in some {
+                let Some(record) = view.peek(*from) else { continue };
+                if view.index.remove(*hash, *from) {
+                    self.note_key(record.tree(), |ordered| ordered.remove(record.key()));
+                }
             }
         }
-    }
-
-    fn ordered_if_made(&self, tree: u16) -> Option<Arc<crate::engine::index::OrderedIndex>> {
-        if self.shared.tree_kind(tree) == Some(TreeKind::Hash) {
-            return None;
-        }
-        self.view.load().ordered.get(usize::from(tree)).cloned().flatten()
     }
 
     /// A free place in the segment table. Places are used again as late as possible: a reader may still hold a

@@ -1,4 +1,4 @@
-//! Where the newest committed record of a key is: a hash table for gets, an ordered map for scans.
+//! Where the newest committed record of a key is: a hash table for gets, an ordered set of keys for scans.
 //!
 //! Neither knows what a record is. The hash table keeps no key bytes: its caller verifies a candidate in the
 //! record, which it must read anyway. Both hold committed state only; what is appended but not yet committed

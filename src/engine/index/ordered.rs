@@ -1,18 +1,20 @@
-//! The ordered index of a tree: keys in byte order with their locations, for scans.
+//! The ordered index of a tree: which keys there are, in byte order, for scans.
 //!
-//! It stands beside the hash index, which answers gets; overwrites of a key change the location here too, so
-//! that a scan reads records directly. Keys lie in *dense leaves* of up to [`LEAF_KEYS`]: one array of
-//! entries in order, one of key bytes; a map finds the leaf by the lowest key it may hold. That is half the
-//! memory of a map of boxed keys, and a scan walks arrays. Keys added in ascending order fill leaves whole.
-//! Readers share a lock and hold it only while they copy a bounded page of keys: visitors read no records
-//! and wait for nothing.
+//! It stands beside the hash index, which alone knows where a key's record is: an overwrite changes nothing
+//! here, and a scan looks every key up. Keys lie in *dense leaves* of up to [`LEAF_KEYS`]: one array of
+//! entries in order, one of key bytes; a map finds the leaf by the lowest key it may hold. That is a third of
+//! the memory of a map of boxed keys, and a scan walks arrays. Keys added in ascending order fill leaves whole.
+//!
+//! Finding a key's place costs more than the rest of a put, so whoever puts does not: changes are noted in
+//! order and merged in sorted *chunks*, by a thread of the engine's own, by the next scan, or, when too many
+//! wait, by the writer after all. A reader merges what is noted before it reads, so it sees every change that
+//! was noted before. Readers share a lock and hold it only while they copy a bounded page of keys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::RwLock;
-
-use super::{LOCATION_BITS, Location};
+use parking_lot::{Mutex, RwLock};
 
 /// Keys of a leaf at most.
 const LEAF_KEYS: usize = 128;
@@ -26,9 +28,64 @@ const STEP_KEY_BYTES: usize = 256;
 /// What a leaf costs beside its arrays: its place in the map and the lowest key.
 const LEAF_OVERHEAD_BYTES: usize = 160;
 
+/// Changes that are sorted and merged together.
+const CHUNK_CHANGES: usize = 4096;
+/// Chunks that wait at most before a writer merges one itself.
+const CHUNKS_MAX: usize = 64;
+
 /// Keys of one tree in order.
 pub(crate) struct OrderedIndex {
     keys: RwLock<Keys>,
+    /// What is not merged yet, oldest first. Taken out only by who holds `keys` for writing.
+    noted: Mutex<VecDeque<Chunk>>,
+    /// Whether anything is noted.
+    behind: AtomicBool,
+}
+
+/// Changes in the order they were made.
+#[derive(Default)]
+struct Chunk {
+    changes: Vec<Change>,
+    bytes: Vec<u8>,
+}
+
+#[derive(Clone, Copy)]
+struct Change {
+    /// The key's first eight bytes: most comparisons end there.
+    prefix: u64,
+    start: u32,
+    len: u16,
+    removes: bool,
+}
+
+impl Chunk {
+    fn note(&mut self, key: &[u8], removes: bool) {
+        let (start, len) = (self.bytes.len() as u32, key.len() as u16);
+        let mut prefix = [0; 8];
+        let known = key.len().min(8);
+        prefix[..known].copy_from_slice(&key[..known]);
+        self.changes.push(Change { prefix: u64::from_be_bytes(prefix), start, len, removes });
+        self.bytes.extend_from_slice(key);
+    }
+
+    fn key(&self, change: &Change) -> &[u8] {
+        &self.bytes[change.start as usize..change.start as usize + usize::from(change.len)]
+    }
+
+    /// The last change of each key, by key.
+    fn sort(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        let key = |change: &Change| &bytes[change.start as usize..change.start as usize + usize::from(change.len)];
+        // The place in `bytes` is the order in which the changes were made.
+        let by_key = |a: &Change, b: &Change| a.prefix.cmp(&b.prefix).then_with(|| key(a).cmp(key(b)));
+        self.changes.sort_unstable_by(|a, b| by_key(a, b).then(b.start.cmp(&a.start)));
+        self.changes.dedup_by(|later, earlier| key(later) == key(earlier));
+        self.bytes = bytes;
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.changes.capacity() * size_of::<Change>() + self.bytes.capacity()
+    }
 }
 
 struct Keys {
@@ -45,35 +102,20 @@ struct Leaf {
     dead_bytes: usize,
 }
 
-/// Place of the key in the leaf's bytes; location and length of the key share a word. Twelve bytes.
+/// Place of the key in the leaf's bytes.
 #[derive(Clone, Copy)]
 struct Entry {
     start: u32,
-    low: u32,
-    high: u32,
+    len: u16,
 }
 
 impl Entry {
-    fn new(start: usize, len: usize, location: Location) -> Self {
-        debug_assert!(len < 1 << (64 - LOCATION_BITS));
-        let word = (len as u64) << LOCATION_BITS | location.pack();
-        Self { start: start as u32, low: word as u32, high: (word >> 32) as u32 }
-    }
-
-    fn word(self) -> u64 {
-        u64::from(self.high) << 32 | u64::from(self.low)
+    fn new(start: usize, len: usize) -> Self {
+        Self { start: start as u32, len: len as u16 }
     }
 
     fn len(self) -> usize {
-        (self.word() >> LOCATION_BITS) as usize
-    }
-
-    fn location(self) -> Location {
-        Location::unpack(self.word())
-    }
-
-    fn set_location(&mut self, location: Location) {
-        *self = Self::new(self.start as usize, self.len(), location);
+        usize::from(self.len)
     }
 }
 
@@ -95,12 +137,12 @@ impl Leaf {
         start
     }
 
-    fn insert_at(&mut self, index: usize, key: &[u8], location: Location) {
+    fn insert_at(&mut self, index: usize, key: &[u8]) {
         let start = self.push_bytes(key);
         if self.entries.len() == self.entries.capacity() {
             self.entries.reserve_exact(STEP_KEYS);
         }
-        self.entries.insert(index, Entry::new(start, key.len(), location));
+        self.entries.insert(index, Entry::new(start, key.len()));
     }
 
     fn remove_at(&mut self, index: usize) {
@@ -124,7 +166,7 @@ impl Leaf {
         for entry in entries {
             let key = other.key(*entry);
             let start = self.push_bytes(key);
-            self.entries.push(Entry::new(start, key.len(), entry.location()));
+            self.entries.push(Entry::new(start, key.len()));
         }
     }
 
@@ -157,10 +199,10 @@ impl Keys {
         (low, leaf)
     }
 
-    fn insert(&mut self, key: &[u8], location: Location) {
+    fn insert(&mut self, key: &[u8]) {
         let (_, leaf) = self.leaf_mut(key);
         let index = match leaf.find(key) {
-            Ok(index) => return leaf.entries[index].set_location(location),
+            Ok(_) => return,
             Err(index) => index,
         };
         if leaf.is_full(key.len()) {
@@ -170,22 +212,21 @@ impl Keys {
             let low: Box<[u8]> = right.entries.first().map_or(key, |entry| right.key(*entry)).into();
             *leaf = leaf.copy(0..at);
             self.leaves.insert(low, right);
-            return self.insert(key, location);
+            return self.insert(key);
         }
-        leaf.insert_at(index, key, location);
+        leaf.insert_at(index, key);
         self.len += 1;
     }
 
-    fn remove(&mut self, key: &[u8]) -> bool {
+    fn remove(&mut self, key: &[u8]) {
         let (low, leaf) = self.leaf_mut(key);
-        let Ok(index) = leaf.find(key) else { return false };
+        let Ok(index) = leaf.find(key) else { return };
         leaf.remove_at(index);
         if leaf.entries.len() < SPARSE_KEYS {
             let low: Box<[u8]> = low.into();
             self.join(&low);
         }
         self.len -= 1;
-        true
     }
 
     /// Joins the sparse leaf at `low` with its successor, or drops it if it is empty.
@@ -211,7 +252,11 @@ impl Keys {
 impl Default for OrderedIndex {
     fn default() -> Self {
         let leaves = BTreeMap::from([(Box::default(), Leaf::default())]);
-        Self { keys: RwLock::new(Keys { leaves, len: 0 }) }
+        Self {
+            keys: RwLock::new(Keys { leaves, len: 0 }),
+            noted: Mutex::new(VecDeque::new()),
+            behind: AtomicBool::new(false),
+        }
     }
 }
 
@@ -227,35 +272,74 @@ impl OrderedIndex {
         Self::default()
     }
 
-    /// Sets a key's location.
-    pub(crate) fn insert(&self, key: &[u8], location: Location) {
-        self.keys.write().insert(key, location);
+    /// Adds a key that is not there. `true`: there is enough to merge, if somebody has time.
+    ///
+    /// Changes of one key are noted by one caller at a time, in the order they are made to the hash index.
+    pub(crate) fn add(&self, key: &[u8]) -> bool {
+        self.note(key, false)
     }
 
-    /// Sets a key's location if it has the expected one: for whoever moves records.
-    pub(crate) fn replace(&self, key: &[u8], expected: Location, new: Location) -> bool {
-        let mut keys = self.keys.write();
-        let (_, leaf) = keys.leaf_mut(key);
-        match leaf.find(key) {
-            Ok(index) if leaf.entries[index].location() == expected => {
-                leaf.entries[index].set_location(new);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// Removes a key if it has the expected location: for whoever drops records.
-    pub(crate) fn remove_at(&self, key: &[u8], expected: Location) -> bool {
-        let mut keys = self.keys.write();
-        let (_, leaf) = keys.leaf_mut(key);
-        let found = leaf.find(key).is_ok_and(|index| leaf.entries[index].location() == expected);
-        found && keys.remove(key)
-    }
-
-    /// Removes a key; `false` if it is not there.
+    /// Removes a key that is there; answers as [`Self::add`] does.
     pub(crate) fn remove(&self, key: &[u8]) -> bool {
-        self.keys.write().remove(key)
+        self.note(key, true)
+    }
+
+    fn note(&self, key: &[u8], removes: bool) -> bool {
+        let full = {
+            let mut noted = self.noted.lock();
+            let room = |chunk: &Chunk| {
+                chunk.changes.len() < CHUNK_CHANGES && chunk.bytes.len() + key.len() <= u32::MAX as usize
+            };
+            if !noted.back().is_some_and(room) {
+                noted.push_back(Chunk::default());
+            }
+            let chunks = noted.len();
+            if let Some(chunk) = noted.back_mut() {
+                chunk.note(key, removes);
+            }
+            // Under the lock: whoever takes the last chunk says otherwise under it, too.
+            self.behind.store(true, Ordering::Release);
+            chunks
+        };
+        if full > CHUNKS_MAX {
+            self.merge_one();
+        }
+        full > 1
+    }
+
+    /// Adds a key at once: for whoever fills an index that nobody uses yet.
+    pub(crate) fn insert(&self, key: &[u8]) {
+        self.keys.write().insert(key);
+    }
+
+    /// Merges everything that is noted.
+    pub(crate) fn merge(&self) {
+        while self.merge_one() {}
+    }
+
+    /// Merges the oldest chunk; whether there was one. The lock is given up after each: readers get their turn.
+    fn merge_one(&self) -> bool {
+        if !self.behind.load(Ordering::Acquire) {
+            return false;
+        }
+        // Held first, so that whoever finds nothing noted any more waits here for what is being merged.
+        let mut keys = self.keys.write();
+        let Some(mut chunk) = self.noted.lock().pop_front() else {
+            return false;
+        };
+        chunk.sort();
+        for change in &chunk.changes {
+            if change.removes {
+                keys.remove(chunk.key(change));
+            } else {
+                keys.insert(chunk.key(change));
+            }
+        }
+        let noted = self.noted.lock();
+        if noted.is_empty() {
+            self.behind.store(false, Ordering::Release);
+        }
+        true
     }
 
     /// Gives the visitor up to `limit` keys between the bounds, ascending or descending, until it answers
@@ -266,11 +350,12 @@ impl OrderedIndex {
         end: Bound<&[u8]>,
         reverse: bool,
         limit: usize,
-        mut visitor: impl FnMut(&[u8], Location) -> bool,
+        mut visitor: impl FnMut(&[u8]) -> bool,
     ) {
         if !inhabited(start, end) {
             return;
         }
+        self.merge();
         let keys = self.keys.read();
         let mut left = limit;
         // Answers whether to go on.
@@ -281,7 +366,7 @@ impl OrderedIndex {
                 return false;
             }
             left -= 1;
-            visitor(key, entry.location())
+            visitor(key)
         };
         if reverse {
             let leaves = match end {
@@ -317,13 +402,16 @@ impl OrderedIndex {
 
     /// Keys.
     pub(crate) fn len(&self) -> u64 {
+        self.merge();
         self.keys.read().len
     }
 
     /// An estimate of the memory in use. Walks all leaves.
     pub(crate) fn memory_bytes(&self) -> u64 {
         let keys = self.keys.read();
-        keys.leaves.iter().map(|(low, leaf)| (low.len() + leaf.memory_bytes()) as u64).sum()
+        let merged: usize = keys.leaves.iter().map(|(low, leaf)| low.len() + leaf.memory_bytes()).sum();
+        let noted: usize = self.noted.lock().iter().map(Chunk::memory_bytes).sum();
+        (merged + noted) as u64
     }
 }
 
@@ -356,20 +444,10 @@ fn inhabited(start: Bound<&[u8]>, end: Bound<&[u8]>) -> bool {
 mod tests {
     use super::*;
 
-    fn at(offset: u32) -> Location {
-        Location { segment: 0, offset }
-    }
-
-    fn keys(
-        index: &OrderedIndex,
-        start: Bound<&[u8]>,
-        end: Bound<&[u8]>,
-        reverse: bool,
-        limit: usize,
-    ) -> Vec<(Vec<u8>, u32)> {
+    fn keys(index: &OrderedIndex, start: Bound<&[u8]>, end: Bound<&[u8]>, reverse: bool, limit: usize) -> Vec<Vec<u8>> {
         let mut seen = Vec::new();
-        index.get_range(start, end, reverse, limit, |key, location| {
-            seen.push((key.to_vec(), location.offset));
+        index.get_range(start, end, reverse, limit, |key| {
+            seen.push(key.to_vec());
             true
         });
         seen
@@ -378,30 +456,76 @@ mod tests {
     #[test]
     fn a_range_is_read_both_ways_with_either_kind_of_bound() {
         let index = OrderedIndex::new();
-        for (i, key) in [b"d", b"a", b"c", b"b"].iter().enumerate() {
-            index.insert(*key, at(i as u32 + 1));
+        for key in [b"d", b"a", b"c", b"b", b"a"] {
+            index.add(key);
         }
-        index.insert(b"a", at(9));
         let (a, c) = (b"a".as_slice(), b"c".as_slice());
         let up = keys(&index, Bound::Included(a), Bound::Excluded(c), false, 10);
-        assert_eq!(up, [(b"a".to_vec(), 9), (b"b".to_vec(), 4)]);
+        assert_eq!(up, [b"a".to_vec(), b"b".to_vec()]);
         let down = keys(&index, Bound::Excluded(a), Bound::Unbounded, true, 2);
-        assert_eq!(down, [(b"d".to_vec(), 1), (b"c".to_vec(), 3)]);
+        assert_eq!(down, [b"d".to_vec(), b"c".to_vec()]);
         assert!(keys(&index, Bound::Included(c), Bound::Excluded(a), false, 9).is_empty(), "inverted bounds");
         assert!(keys(&index, Bound::Excluded(a), Bound::Excluded(a), false, 9).is_empty(), "nothing between");
-        assert!(index.remove(b"b") && !index.remove(b"b"));
-        assert!(index.replace(b"c", at(3), at(30)) && !index.replace(b"c", at(3), at(31)));
+        index.remove(b"b");
+        index.remove(b"never there");
         assert_eq!(index.len(), 3);
-        assert!(!index.remove_at(b"c", at(3)) && !index.remove_at(b"x", at(3)) && index.remove_at(b"c", at(30)));
-        assert_eq!(index.len(), 2);
+    }
+
+    #[test]
+    fn the_last_change_of_a_key_counts_wherever_the_merging_falls() {
+        let index = OrderedIndex::new();
+        let mut model = std::collections::BTreeSet::new();
+        let mut enough = false;
+        for i in 0..3 * CHUNK_CHANGES as u64 {
+            // Keys with one prefix, that come and go many times.
+            let key = format!("prefixed:{}", i * i % 977);
+            enough |= if i % 5 < 3 { index.add(key.as_bytes()) } else { index.remove(key.as_bytes()) };
+            if i % 5 < 3 {
+                model.insert(key.into_bytes())
+            } else {
+                model.remove(key.as_bytes())
+            };
+            if i % 7001 == 0 {
+                index.merge();
+            }
+        }
+        assert!(enough, "it says when there is something to merge");
+        let all = keys(&index, Bound::Unbounded, Bound::Unbounded, false, usize::MAX);
+        assert_eq!(all, model.into_iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_reader_sees_all_that_was_noted_before_it_while_others_note_and_merge() {
+        let index = OrderedIndex::new();
+        let done = AtomicBool::new(false);
+        let added = std::sync::atomic::AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for i in 0..(CHUNKS_MAX as u64 + 8) * CHUNK_CHANGES as u64 {
+                    index.add(&i.reverse_bits().to_be_bytes());
+                    added.store(i + 1, Ordering::Release);
+                }
+                done.store(true, Ordering::Release);
+            });
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    index.merge();
+                }
+            });
+            while !done.load(Ordering::Acquire) {
+                let before = added.load(Ordering::Acquire);
+                assert!(index.len() >= before);
+            }
+        });
+        assert_eq!(index.len(), added.load(Ordering::Acquire));
     }
 
     #[test]
     fn a_visitor_stops_a_scan() {
         let index = OrderedIndex::new();
-        (0..10u8).for_each(|i| index.insert(&[i], at(1)));
+        (0..10u8).for_each(|i| index.insert(&[i]));
         let mut seen = 0;
-        index.get_range(Bound::Unbounded, Bound::Unbounded, false, 100, |key, _| {
+        index.get_range(Bound::Unbounded, Bound::Unbounded, false, 100, |key| {
             seen += 1;
             key[0] < 4
         });
@@ -412,7 +536,7 @@ mod tests {
     fn a_random_history_agrees_with_a_map_of_boxed_keys() {
         for seed in 1..=4u64 {
             let index = OrderedIndex::new();
-            let mut model: BTreeMap<Vec<u8>, Location> = BTreeMap::new();
+            let mut model: std::collections::BTreeSet<Vec<u8>> = std::collections::BTreeSet::new();
             let mut random = seed;
             let mut next = move || {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -429,10 +553,13 @@ mod tests {
                 let k = key(next());
                 match next() % 8 {
                     0..=4 if growing => {
-                        index.insert(&k, at(step + 1));
-                        model.insert(k, at(step + 1));
+                        index.add(&k);
+                        model.insert(k);
                     }
-                    0..=5 => assert_eq!(index.remove(&k), model.remove(&k).is_some(), "seed {seed} step {step}"),
+                    0..=5 => {
+                        index.remove(&k);
+                        model.remove(&k);
+                    }
                     _ => {
                         let (a, b) = (key(next()), key(next()));
                         let bound = |k| if step % 3 == 0 { Bound::Included(k) } else { Bound::Excluded(k) };
@@ -441,7 +568,7 @@ mod tests {
                         if !inhabited(start, end) {
                             continue;
                         }
-                        let want = model.range::<[u8], _>((start, end)).map(|(k, l)| (k.clone(), l.offset));
+                        let want = model.range::<[u8], _>((start, end)).cloned();
                         let limit = (next() % 300) as usize;
                         let reverse = next() % 2 == 0;
                         let want: Vec<_> =
@@ -449,7 +576,9 @@ mod tests {
                         assert_eq!(keys(&index, start, end, reverse, limit), want, "seed {seed} step {step}");
                     }
                 }
-                assert_eq!(index.len(), model.len() as u64);
+                if step % 499 == 0 {
+                    assert_eq!(index.len(), model.len() as u64);
+                }
             }
         }
     }
@@ -460,9 +589,10 @@ mod tests {
             let index = OrderedIndex::new();
             for i in 0..100_000u64 {
                 let n = if ascending { i } else { xxhash_rust::xxh3::xxh3_64(&i.to_le_bytes()) };
-                index.insert(format!("{n:016x}").as_bytes(), at(i as u32 + 1));
+                index.add(format!("{n:016x}").as_bytes());
             }
-            let per_key = index.memory_bytes() / index.len();
+            let keys = index.len();
+            let per_key = index.memory_bytes() / keys;
             println!("ascending {ascending}: {per_key} B a key of 16");
             assert!(per_key <= if ascending { 36 } else { 46 }, "{per_key} bytes a key");
         }

@@ -163,7 +163,7 @@ fn load_ordered(shared: &Shared, view: &View, entries: &[Entry<'_>], ordered: &m
         if ordered.len() <= slot {
             ordered.resize(slot + 1, None);
         }
-        ordered[slot].get_or_insert_default().insert(entry.key, entry.location);
+        ordered[slot].get_or_insert_default().insert(entry.key);
     }
 }
 

@@ -491,7 +491,6 @@ impl Read {
             view: ArcSwap::from_pointee(view),
             ready: AtomicBool::new(ready),
             staging: AtomicBool::new(false),
-            ordered_changes: AtomicU64::new(0),
             synced_gsn: AtomicU64::new(tail),
             tail_gsn: AtomicU64::new(tail),
             commit_gsn: AtomicU64::new(applied),
