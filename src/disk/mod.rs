@@ -91,6 +91,11 @@ pub trait DiskMap: Send + Sync + Debug {
     /// # Panics
     /// If the mapping was made read-only.
     fn as_mut_ptr(&self) -> *mut u8;
+    /// Hints that `[offset, offset + len)`, which the file has, will be written soon: the page faults are taken here
+    /// and not by the writer. A hint: nothing depends on it.
+    fn populate(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
+    }
     /// Mapped bytes.
     fn len(&self) -> usize;
     /// Whether nothing is mapped.

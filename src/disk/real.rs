@@ -321,6 +321,24 @@ impl DiskMap for RealMap {
         self.map.as_mut_ptr()
     }
 
+    fn populate(&self, offset: u64, len: u64) {
+        const PAGE_BYTES: u64 = 4096;
+        let start = offset / PAGE_BYTES * PAGE_BYTES;
+        let end = (offset + len).min(self.map.len() as u64);
+        if !self.writable || end <= start {
+            return;
+        }
+        // SAFETY: the range lies within the mapping, which lives as long as `self`; populating changes no byte.
+        // A kernel that does not know the advice refuses it, and the writer takes the faults.
+        let _ = unsafe {
+            rustix::mm::madvise(
+                self.map.as_mut_ptr().add(start as usize).cast(),
+                (end - start) as usize,
+                rustix::mm::Advice::LinuxPopulateWrite,
+            )
+        };
+    }
+
     fn len(&self) -> usize {
         self.map.len()
     }

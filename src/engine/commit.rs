@@ -123,7 +123,7 @@ impl Shard {
                 loop {
                     // Before the hash index, which says what is: every key that a get finds, a scan finds too.
                     if old.is_none() && !noted {
-                        self.note_key(tree, |ordered| ordered.add(key));
+                        self.note_key(view, tree, |ordered| ordered.add(key));
                         noted = true;
                     }
                     if view.index.insert_or_replace(hash, old, location) {
@@ -142,7 +142,7 @@ impl Shard {
                     }
                 };
                 if old.is_some() {
-                    self.note_key(tree, |ordered| ordered.remove(key));
+                    self.note_key(view, tree, |ordered| ordered.remove(key));
                 }
                 self.bury(view, old);
             }
@@ -181,8 +181,11 @@ impl Shard {
     }
 
     /// Tells the ordered index of a tree, if it has one, of a key that came or went.
-    pub(crate) fn note_key(&self, tree: u16, note: impl FnOnce(&OrderedIndex) -> bool) {
-        let enough = self.ordered(tree).is_some_and(|ordered| note(&ordered));
+    pub(crate) fn note_key(&self, view: &View, tree: u16, note: impl FnOnce(&OrderedIndex) -> bool) {
+        let enough = match view.ordered.get(usize::from(tree)) {
+            Some(Some(ordered)) => note(ordered),
+            _ => self.ordered(tree).is_some_and(|ordered| note(&ordered)),
+        };
         if enough && !self.shared.unordered.swap(true, Ordering::AcqRel) {
             self.shared.ordering.wake_all();
         }

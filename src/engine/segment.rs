@@ -129,6 +129,7 @@ impl Segment {
         file.sync_data().map_err(fail("sync"))?;
         disk.sync_dir(dir).map_err(fail("sync the directory of"))?;
         let map = file.map(bytes, writable).map_err(fail("map"))?;
+        map.populate(0, zeroed);
         self.zeroed.store(zeroed, Ordering::Release);
         self.written.store(SEGMENT_HEADER_BYTES, Ordering::Release);
         let opened = self.opened.set(Opened { path, file, map });
@@ -268,6 +269,7 @@ impl Segment {
             let opened = self.opened();
             let end = (to + ahead).min(limit).max(to);
             opened.file.zero_ahead(from, end - from).map_err(io_error("zero", &opened.path))?;
+            opened.map.populate(from, end - from);
             self.zeroed.store(end, Ordering::Release);
         }
         Ok(())

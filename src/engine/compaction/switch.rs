@@ -121,12 +121,19 @@ impl Shard {
     /// that is put again must not go from one of them only.
     fn forget_expired(&self, view: &View, decided: &Decided) {
         for some in decided.expired.chunks(64) {
+            // Read before the locks: a record of long ago may have to come from the disk.
+            let keys: Vec<_> = some
+                .iter()
+                .filter_map(|(hash, from)| {
+                    let record = view.peek(*from)?;
+                    Some((*hash, *from, record.tree(), record.key().to_vec()))
+                })
+                .collect();
             let _apply = self.apply.lock();
             let _log = self.log.lock();
-            for (hash, from) in some {
-                let Some(record) = view.peek(*from) else { continue };
-                if view.index.remove(*hash, *from) {
-                    self.note_key(record.tree(), |ordered| ordered.remove(record.key()));
+            for (hash, from, tree, key) in keys {
+                if view.index.remove(hash, from) {
+                    self.note_key(view, tree, |ordered| ordered.remove(&key));
                 }
             }
         }

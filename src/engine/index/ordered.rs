@@ -312,9 +312,17 @@ impl OrderedIndex {
         self.keys.write().insert(key);
     }
 
-    /// Merges everything that is noted.
+    /// Merges everything that was noted before; what is noted meanwhile may wait.
     pub(crate) fn merge(&self) {
-        while self.merge_one() {}
+        if !self.behind.load(Ordering::Acquire) {
+            return;
+        }
+        let chunks = self.noted.lock().len();
+        for _ in 0..chunks {
+            if !self.merge_one() {
+                break;
+            }
+        }
     }
 
     /// Merges the oldest chunk; whether there was one. The lock is given up after each: readers get their turn.
