@@ -5,6 +5,7 @@
 //! headers, copy.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::MutexGuard;
@@ -144,8 +145,9 @@ impl Shard {
     pub fn append(&self, epoch: Epoch, batch: &WriteBatch, time_ms: u64) -> Result<Appended, AppendError> {
         ENCODED.with_borrow_mut(|encoded| {
             encoded.clear();
-            let dynamic = self.encode(batch, encoded)?;
-            self.append_encoded(epoch, encoded, &batch.conditions, dynamic.then_some(batch), time_ms)
+            let view = self.direct_view();
+            let dynamic = self.encode(batch, view.as_deref(), encoded)?;
+            self.append_encoded(epoch, encoded, &batch.conditions, dynamic.then_some(batch), view.as_deref(), time_ms)
         })
     }
 
@@ -153,9 +155,15 @@ impl Shard {
     pub(crate) fn append_single(&self, epoch: Epoch, op: SingleOp<'_>, time_ms: u64) -> Result<Appended, AppendError> {
         ENCODED.with_borrow_mut(|encoded| {
             encoded.clear();
-            self.encode_single(&op, false, encoded)?;
-            self.append_encoded(epoch, encoded, &[], None, time_ms)
+            let view = self.direct_view();
+            self.encode_single(&op, false, view.as_deref(), encoded)?;
+            self.append_encoded(epoch, encoded, &[], None, view.as_deref(), time_ms)
         })
+    }
+
+    /// What is put is applied at once to the index of this view, where that is so. It need not stay the newest.
+    fn direct_view(&self) -> Option<arc_swap::Guard<Arc<View>>> {
+        (self.shared.auto_commit && self.shared.relaxed()).then(|| self.view.load())
     }
 
     fn check_key(&self, tree: TreeId, key: &[u8]) -> Result<(), AppendError> {
@@ -171,8 +179,18 @@ impl Shard {
         Ok(())
     }
 
-    fn encode_single(&self, op: &SingleOp<'_>, more: bool, encoded: &mut Encoded) -> Result<(), AppendError> {
+    fn encode_single(
+        &self,
+        op: &SingleOp<'_>,
+        more: bool,
+        view: Option<&Arc<View>>,
+        encoded: &mut Encoded,
+    ) -> Result<(), AppendError> {
         self.check_key(op.tree, op.key)?;
+        let hash = self.shared.hash(op.tree.0, op.key);
+        if let Some(view) = view {
+            view.index.prefetch(hash);
+        }
         let value = op.value.unwrap_or_default();
         let limit = u64::from(self.shared.options.max_value_bytes);
         if value.len() as u64 > limit {
@@ -191,12 +209,12 @@ impl Shard {
             key: op.key,
             value,
         };
-        encoded.push(&draft, self.shared.hash(op.tree.0, op.key));
+        encoded.push(&draft, hash);
         Ok(())
     }
 
     /// Encodes a batch; `true` if it creates trees and so has to be encoded under the lock again.
-    fn encode(&self, batch: &WriteBatch, encoded: &mut Encoded) -> Result<bool, AppendError> {
+    fn encode(&self, batch: &WriteBatch, view: Option<&Arc<View>>, encoded: &mut Encoded) -> Result<bool, AppendError> {
         if batch.ops.is_empty() {
             return Err(AppendError::EmptyBatch);
         }
@@ -215,11 +233,11 @@ impl Shard {
                         expires_ms: *expires_ms,
                         value_type: *value_type,
                     };
-                    self.encode_single(&op, more, encoded)?;
+                    self.encode_single(&op, more, view, encoded)?;
                 }
                 WriteOp::Delete { tree, key } => {
                     let op = SingleOp { tree: *tree, key, value: None, expires_ms: None, value_type: 0 };
-                    self.encode_single(&op, more, encoded)?;
+                    self.encode_single(&op, more, view, encoded)?;
                 }
                 WriteOp::CreateTree { name, kind } => {
                     let refuse = |reason| AppendError::TreeRefused { name: name.clone(), reason };
@@ -276,6 +294,7 @@ impl Shard {
         encoded: &mut Encoded,
         conditions: &[Condition],
         creates: Option<&WriteBatch>,
+        view: Option<&Arc<View>>,
         time_ms: u64,
     ) -> Result<Appended, AppendError> {
         if self.shared.poison.is_set() {
@@ -292,9 +311,8 @@ impl Shard {
             let hash = self.shared.hash(condition.tree.0, &condition.key);
             self.find(hash, condition.tree.0, &condition.key, |_, record, _| record.gsn());
         }
-        let direct = self.shared.auto_commit && self.shared.relaxed();
-        let resolved = match (direct, encoded.records.as_slice()) {
-            (true, [only]) => self.resolve(&encoded.bytes, only),
+        let resolved = match (view, encoded.records.as_slice()) {
+            (Some(view), [only]) => self.resolve(view, &encoded.bytes, only),
             _ => None,
         };
         loop {
@@ -317,28 +335,29 @@ impl Shard {
                 Err(error) if is_full(&error) => return Err(AppendError::DiskFull),
                 Err(_) => return Err(AppendError::Failed),
             };
-            return Ok(self.put_batch(&mut log, encoded, direct, resolved, time_ms).finish(self, log));
+            return Ok(self.put_batch(&mut log, encoded, view, resolved, time_ms).finish(self, log));
         }
     }
 
+    /// With a view, which need not be the newest, what is put is applied at once.
     fn put_batch(
         &self,
         log: &mut Log,
         encoded: &mut Encoded,
-        direct: bool,
+        view: Option<&Arc<View>>,
         resolved: Option<Location>,
         time_ms: u64,
     ) -> Written {
         log.begin_batch(self.commit(), self.committed_time_ms());
         let first_gsn = log.tail.last.gsn + 1;
-        let direct = direct && log.overlay.len() == 0;
+        let view = view.filter(|_| log.overlay.len() == 0);
+        let direct = view.is_some();
         let count = encoded.records.len();
-        let view = direct.then(|| self.view.load());
         for (i, record) in encoded.records.iter().enumerate() {
             let bytes = &mut encoded.bytes[record.start..record.start + record.len];
             let crc = stamp(bytes, log.tail.last.gsn + 1, record.body_crc);
             let location = log.put_entry(bytes, crc);
-            match &view {
+            match view {
                 Some(view) => self.apply_record(view, record.kind, record.hash, location, bytes, resolved),
                 None => {
                     let tail = log.tail;
@@ -362,9 +381,9 @@ impl Shard {
         Written { position: log.tail.last, first_gsn, direct }
     }
 
-    fn resolve(&self, bytes: &[u8], record: &EncodedRecord) -> Option<Location> {
-        let record_view = Record::peek(&bytes[record.start..record.start + record.len])?;
-        self.find(record.hash?, record_view.tree(), record_view.key(), |_, _, location| location)
+    fn resolve(&self, view: &View, bytes: &[u8], record: &EncodedRecord) -> Option<Location> {
+        let encoded = Record::peek(&bytes[record.start..record.start + record.len])?;
+        self.locate(view, record.hash?, encoded.tree(), encoded.key())
     }
 
     /// The first condition that does not hold, and the gsn whose commit makes that answer true.

@@ -161,7 +161,7 @@ impl Shard {
     }
 
     /// Where a key is now.
-    fn locate(&self, view: &View, hash: u64, tree: u16, key: &[u8]) -> Option<Location> {
+    pub(crate) fn locate(&self, view: &View, hash: u64, tree: u16, key: &[u8]) -> Option<Location> {
         let mut stale = false;
         let found = view.index.get(hash, |at| {
             stale |= view.segment(at.segment).is_none();

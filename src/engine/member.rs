@@ -124,6 +124,8 @@ impl Engine {
             removed.map_err(io_error("remove", &path))?;
         }
         if let Some(parent) = dir.parent() {
+            // A relative path of one name has the empty path as its parent.
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             disk.sync_dir(parent).map_err(io_error("sync", parent))?;
         }
         for shard in 0..format.shards {

@@ -12,7 +12,7 @@ use super::segment::View;
 use super::shard::Shard;
 use super::tree::{TreeId, TreeKind};
 use super::value::{ScanPage, ScanRange, Value};
-use crate::position::LogPosition;
+use crate::position::{Gsn, LogPosition};
 
 /// Keys looked up together: enough for the memory to work in parallel.
 const GROUP: usize = 16;
@@ -45,22 +45,45 @@ impl Shard {
         self.find(hash, tree.0, key, |view, record, _| self.value(view, &record, now_ms)).unwrap_or(Ok(None))
     }
 
-    fn value(&self, view: &View, record: &Record<'_>, now_ms: impl Fn() -> u64) -> Result<Option<Value>, EngineError> {
-        if record.kind() != Kind::Put {
-            return Ok(None);
-        }
-        let expires_ms = record.expires_ms();
-        if expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms()) {
-            return Ok(None);
+    /// As [`Self::get_at`], for whoever reads the bytes where they are.
+    pub(crate) fn get_with_at<R>(
+        &self,
+        tree: TreeId,
+        key: &[u8],
+        now_ms: impl Fn() -> u64,
+        read: impl FnOnce(&[u8]) -> R,
+    ) -> Result<Option<R>, EngineError> {
+        self.check_readable(tree, "reading")?;
+        let hash = self.shared.hash(tree.0, key);
+        let read = |record: Record<'_>| Ok(self.is_live(&record, now_ms)?.then(|| read(record.value())));
+        self.find(hash, tree.0, key, |_, record, _| read(record)).unwrap_or(Ok(None))
+    }
+
+    /// Whether a record is a value that has not expired; an error if it is not what was written.
+    fn is_live(&self, record: &Record<'_>, now_ms: impl Fn() -> u64) -> Result<bool, EngineError> {
+        if record.kind() != Kind::Put || record.expires_ms().is_some_and(|expires_ms| expires_ms <= now_ms()) {
+            return Ok(false);
         }
         if !record.is_sound() {
-            let what = format!("the record of gsn {} does not match its checksum", record.gsn());
-            return Err(EngineError::Corrupt { shard: self.id, what });
+            return Err(self.unsound(record.gsn()));
+        }
+        Ok(true)
+    }
+
+    #[cold]
+    fn unsound(&self, gsn: Gsn) -> EngineError {
+        let what = format!("the record of gsn {gsn} does not match its checksum");
+        EngineError::Corrupt { shard: self.id, what }
+    }
+
+    fn value(&self, view: &View, record: &Record<'_>, now_ms: impl Fn() -> u64) -> Result<Option<Value>, EngineError> {
+        if !self.is_live(record, now_ms)? {
+            return Ok(None);
         }
         let gsn = record.gsn();
         let version = LogPosition { epoch: view.epochs.epoch_at(gsn), gsn };
         let bytes = Bytes::copy_from_slice(record.value());
-        Ok(Some(Value { bytes, version, expires_ms, value_type: record.value_type() }))
+        Ok(Some(Value { bytes, version, expires_ms: record.expires_ms(), value_type: record.value_type() }))
     }
 
     /// The committed values of many keys, in their order.
@@ -78,7 +101,7 @@ impl Shard {
             for hash in &hashes[..group.len()] {
                 view.index.get(*hash, |location| {
                     if let Some(segment) = view.segment(location.segment) {
-                        prefetch(segment.bytes(), location.offset_bytes());
+                        segment.prefetch(location.offset_bytes());
                     }
                     true
                 });
@@ -150,20 +173,4 @@ fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
         Bound::Excluded(key) => Bound::Excluded(key),
         Bound::Unbounded => Bound::Unbounded,
     }
-}
-
-/// Hints the processor that a record will be read.
-fn prefetch(bytes: &[u8], offset: u64) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(first) = bytes.get(offset as usize) {
-        // SAFETY: a prefetch reads nothing and cannot fault; the address is within the slice.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let at = std::ptr::from_ref(first).cast::<i8>();
-            _mm_prefetch::<_MM_HINT_T0>(at);
-            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64));
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (bytes, offset);
 }

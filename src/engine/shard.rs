@@ -175,6 +175,7 @@ impl Shard {
     }
 
     /// Calls `read` with the committed record of a key, its checksum not checked; takes no lock.
+    #[inline]
     pub(crate) fn find<R>(
         &self,
         hash: u64,
@@ -184,18 +185,18 @@ impl Shard {
     ) -> Option<R> {
         loop {
             let view = self.view.load();
-            let mut stale = false;
-            let location = view.index.get(hash, |location| match view.segment(location.segment) {
-                Some(segment) => {
-                    segment.peek(location.offset_bytes()).is_some_and(|r| r.tree() == tree && r.key() == key)
-                }
-                None => {
+            let (mut stale, mut found) = (false, None);
+            view.index.get(hash, |location| {
+                let Some(segment) = view.segment(location.segment) else {
                     stale = true;
-                    false
-                }
+                    return false;
+                };
+                let record = segment.fetch(location.offset_bytes()).filter(|r| r.tree() == tree && r.key() == key);
+                found = record.map(|record| (record, location));
+                found.is_some()
             });
-            match location {
-                Some(location) => return view.peek(location).map(|record| read(&view, record, location)),
+            match found {
+                Some((record, location)) => return Some(read(&view, record, location)),
                 // The index knew a segment that this view does not: the view has been replaced since.
                 None if stale && !Arc::ptr_eq(&view, &self.view.load()) => {}
                 None => return None,

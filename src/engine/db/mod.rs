@@ -11,6 +11,7 @@
 //! db.put("apple", "red")?;
 //! db.put("pear", "green")?;
 //! assert_eq!(db.get("apple")?.as_deref(), Some(&b"red"[..]));
+//! assert_eq!(db.get_with("pear", |value| value.len())?, Some(5), "read in place, not copied");
 //!
 //! // All or nothing, and only if the conditions hold.
 //! let batch = WriteBatch::new().put("plum", "blue").delete("pear").expect("plum", Expect::Absent);
@@ -211,6 +212,11 @@ impl Db {
     /// The value of a key.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>, EngineError> {
         self.default.get(key)
+    }
+
+    /// Calls `read` with the value of a key where it lies, without copying it. See [`DbTree::get_with`].
+    pub fn get_with<R>(&self, key: impl AsRef<[u8]>, read: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, EngineError> {
+        self.default.get_with(key, read)
     }
 
     /// The value of a key with its version and expiry.

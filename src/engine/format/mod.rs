@@ -6,6 +6,7 @@
 //! know: an unknown kind or a newer format is never skipped.
 
 pub(crate) mod codec;
+pub(crate) mod crc;
 pub(crate) mod manifest;
 pub(crate) mod node_meta;
 pub(crate) mod notes;

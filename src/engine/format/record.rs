@@ -10,6 +10,7 @@
 //! that only 20 bytes are hashed under the shard's lock, where the gsn becomes known. It is not chained: one
 //! record read anywhere verifies alone, and compaction copies it unchanged.
 
+use super::crc::{crc32, crc32_extend, crc32_with_header};
 use crate::position::Gsn;
 
 /// Bytes of a record's header.
@@ -98,7 +99,7 @@ impl Draft<'_> {
         out.extend_from_slice(self.key);
         out.extend_from_slice(self.value);
         out.resize(start + self.len(), 0);
-        crc32fast::hash(&out[start + HEADER_BYTES..])
+        crc32(&out[start + HEADER_BYTES..])
     }
 
     /// Appends the finished record.
@@ -121,9 +122,7 @@ fn header_crc(record: &[u8], body_crc: u32) -> u32 {
     let mut header = [0; 20];
     header[..8].copy_from_slice(&record[..8]);
     header[8..].copy_from_slice(&record[12..24]);
-    let mut hasher = crc32fast::Hasher::new_with_initial(body_crc);
-    hasher.update(&header);
-    hasher.finalize()
+    crc32_extend(body_crc, &header)
 }
 
 /// `chain(g)` from `chain(g - 1)` and `crc(g)`.
@@ -131,7 +130,7 @@ pub(crate) fn chain(previous: u32, crc: u32) -> u32 {
     let mut bytes = [0; 8];
     bytes[..4].copy_from_slice(&previous.to_le_bytes());
     bytes[4..].copy_from_slice(&crc.to_le_bytes());
-    crc32fast::hash(&bytes)
+    crc32(&bytes)
 }
 
 /// A record whose lengths fit the bytes it stands in. Its crc may not have been checked.
@@ -153,13 +152,15 @@ pub(crate) enum Parsed<'a> {
 
 impl<'a> Record<'a> {
     /// The record at the start of `bytes`, without checking its crc: `None` if its lengths do not fit.
+    #[inline]
     pub(crate) fn peek(bytes: &'a [u8]) -> Option<Self> {
         let header = bytes.get(..HEADER_BYTES)?;
         let kind = Kind::from_byte(header[20])?;
         let value_len = u32::from_le_bytes([header[12], header[13], header[14], header[15]]) as usize;
         let key_len = usize::from(u16::from_le_bytes([header[16], header[17]]));
         let ext_len = usize::from(header[22]) * 8;
-        let len = (HEADER_BYTES + ext_len + key_len).checked_add(value_len)?.checked_next_multiple_of(8)?;
+        // Far below an overflow: four bytes, two bytes and one make it up.
+        let len = (HEADER_BYTES + ext_len + key_len + value_len + 7) & !7;
         Some(Self { bytes: bytes.get(..len)?, kind })
     }
 
@@ -183,8 +184,12 @@ impl<'a> Record<'a> {
     }
 
     /// Whether the crc matches.
+    #[inline]
     pub(crate) fn is_sound(&self) -> bool {
-        header_crc(self.bytes, crc32fast::hash(&self.bytes[HEADER_BYTES..])) == self.crc()
+        let (header, body) = self.bytes.split_at(HEADER_BYTES);
+        let u64_at = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
+        let last = u32::from_le_bytes([header[20], header[21], header[22], header[23]]);
+        crc32_with_header(body, u64_at(0), u64_at(12), last) == self.crc()
     }
 
     /// All of its bytes.
