@@ -6,11 +6,11 @@
 //! 24  extensions, key, value, zero padding to a multiple of 8
 //! ```
 //!
-//! `crc` is CRC-32 (IEEE) over everything after the header and *then* the header without the crc field, so
+//! `crc` is CRC-32C (Castagnoli) over everything after the header and *then* the header without the crc field, so
 //! that only 20 bytes are hashed under the shard's lock, where the gsn becomes known. It is not chained: one
 //! record read anywhere verifies alone, and compaction copies it unchanged.
 
-use super::crc::{crc32, crc32_extend, crc32_with_header};
+use super::crc::{crc32c, crc32c_extend, crc32c_with_header};
 use crate::position::Gsn;
 
 /// Bytes of a record's header.
@@ -99,7 +99,7 @@ impl Draft<'_> {
         out.extend_from_slice(self.key);
         out.extend_from_slice(self.value);
         out.resize(start + self.len(), 0);
-        crc32(&out[start + HEADER_BYTES..])
+        crc32c(&out[start + HEADER_BYTES..])
     }
 
     /// Appends the finished record.
@@ -122,7 +122,7 @@ fn header_crc(record: &[u8], body_crc: u32) -> u32 {
     let mut header = [0; 20];
     header[..8].copy_from_slice(&record[..8]);
     header[8..].copy_from_slice(&record[12..24]);
-    crc32_extend(body_crc, &header)
+    crc32c_extend(body_crc, &header)
 }
 
 /// `chain(g)` from `chain(g - 1)` and `crc(g)`.
@@ -130,7 +130,7 @@ pub(crate) fn chain(previous: u32, crc: u32) -> u32 {
     let mut bytes = [0; 8];
     bytes[..4].copy_from_slice(&previous.to_le_bytes());
     bytes[4..].copy_from_slice(&crc.to_le_bytes());
-    crc32(&bytes)
+    crc32c(&bytes)
 }
 
 /// A record whose lengths fit the bytes it stands in. Its crc may not have been checked.
@@ -189,7 +189,7 @@ impl<'a> Record<'a> {
         let (header, body) = self.bytes.split_at(HEADER_BYTES);
         let u64_at = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight bytes"));
         let last = u32::from_le_bytes([header[20], header[21], header[22], header[23]]);
-        crc32_with_header(body, u64_at(0), u64_at(12), last) == self.crc()
+        crc32c_with_header(body, u64_at(0), u64_at(12), last) == self.crc()
     }
 
     /// All of its bytes.
@@ -296,8 +296,8 @@ mod tests {
         let mut covered = out[24..].to_vec();
         covered.extend_from_slice(&out[..8]);
         covered.extend_from_slice(&out[12..24]);
-        assert_eq!(out[8..12], crc32fast::hash(&covered).to_le_bytes());
-        assert_eq!(out[8..12], 0x3439_182d_u32.to_le_bytes(), "computed by another implementation of CRC-32");
+        assert_eq!(out[8..12], crc32c::crc32c(&covered).to_le_bytes());
+        assert_eq!(out[8..12], 0x1448_d257_u32.to_le_bytes(), "computed by another implementation of CRC-32C");
     }
 
     #[test]
@@ -339,7 +339,7 @@ mod tests {
             golden.extend_from_slice(&word.to_le_bytes());
         }
         golden.extend_from_slice(b"kv\0\0\0\0\0\0");
-        let body = crc32fast::hash(&golden[24..]);
+        let body = crc32c::crc32c(&golden[24..]);
         stamp(&mut golden, 9, body);
         let Parsed::Record(record) = Record::parse(&golden) else { panic!("sound") };
         assert_eq!((record.expires_ms(), record.key(), record.value()), (Some(77), &b"k"[..], &b"v"[..]));
@@ -355,14 +355,14 @@ mod tests {
         let mut out = Vec::new();
         draft().encode(&mut out);
         out[20] = 9;
-        let body = crc32fast::hash(&out[24..]);
+        let body = crc32c::crc32c(&out[24..]);
         stamp(&mut out, 1, body);
         assert!(matches!(Record::parse(&out), Parsed::Invalid(_)));
     }
 
     #[test]
     fn a_chain_depends_on_every_crc_and_their_order() {
-        assert_eq!(chain(0, 1), crc32fast::hash(&[0, 0, 0, 0, 1, 0, 0, 0]));
+        assert_eq!(chain(0, 1), crc32c::crc32c(&[0, 0, 0, 0, 1, 0, 0, 0]));
         assert_ne!(chain(chain(0, 1), 2), chain(chain(0, 2), 1));
     }
 }

@@ -330,7 +330,7 @@ fn a_record_of_an_unknown_kind_is_refused_and_never_skipped() {
     let bytes = read(&disk, &segment(1));
     let mut record = bytes[at..at + 128].to_vec();
     record[20] = 9;
-    let body = crc32fast::hash(&record[24..]);
+    let body = crc32c::crc32c(&record[24..]);
     let gsn = u64::from_le_bytes(record[..8].try_into().expect("eight"));
     crate::engine::format::record::stamp(&mut record, gsn, body);
     disk.rot(&segment(1), at as u64, &record).expect("written");
