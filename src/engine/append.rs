@@ -16,7 +16,6 @@ use super::error::{AppendError, ChunkError, EngineError};
 use super::format::notes::{Barrier, decode_catalog, encode_catalog};
 use super::format::record::chain as chain_of;
 use super::format::record::{Draft, Kind, Parsed, Record, stamp};
-use super::index::Location;
 use super::log::Log;
 use super::overlay::ENTRY_BYTES;
 use super::segment::View;
@@ -189,7 +188,8 @@ impl Shard {
         self.check_key(op.tree, op.key)?;
         let hash = self.shared.hash(op.tree.0, op.key);
         if let Some(view) = view {
-            view.index.prefetch(hash);
+            // What the put replaces: on its way while the record is encoded and written.
+            view.prefetch(hash);
         }
         let value = op.value.unwrap_or_default();
         let limit = u64::from(self.shared.options.max_value_bytes);
@@ -311,10 +311,6 @@ impl Shard {
             let hash = self.shared.hash(condition.tree.0, &condition.key);
             self.find(hash, condition.tree.0, &condition.key, |_, record, _| record.gsn());
         }
-        let resolved = match (view, encoded.records.as_slice()) {
-            (Some(view), [only]) => self.resolve(view, &encoded.bytes, only),
-            _ => None,
-        };
         loop {
             let log = self.log.lock();
             if log.open != Some(epoch) {
@@ -335,19 +331,12 @@ impl Shard {
                 Err(error) if is_full(&error) => return Err(AppendError::DiskFull),
                 Err(_) => return Err(AppendError::Failed),
             };
-            return Ok(self.put_batch(&mut log, encoded, view, resolved, time_ms).finish(self, log));
+            return Ok(self.put_batch(&mut log, encoded, view, time_ms).finish(self, log));
         }
     }
 
     /// With a view, which need not be the newest, what is put is applied at once.
-    fn put_batch(
-        &self,
-        log: &mut Log,
-        encoded: &mut Encoded,
-        view: Option<&Arc<View>>,
-        resolved: Option<Location>,
-        time_ms: u64,
-    ) -> Written {
+    fn put_batch(&self, log: &mut Log, encoded: &mut Encoded, view: Option<&Arc<View>>, time_ms: u64) -> Written {
         log.begin_batch(self.commit(), self.committed_time_ms());
         let first_gsn = log.tail.last.gsn + 1;
         let view = view.filter(|_| log.overlay.len() == 0);
@@ -358,7 +347,7 @@ impl Shard {
             let crc = stamp(bytes, log.tail.last.gsn + 1, record.body_crc);
             let location = log.put_entry(bytes, crc);
             match view {
-                Some(view) => self.apply_record(view, record.kind, record.hash, location, bytes, resolved),
+                Some(view) => self.apply_record(view, record.kind, record.hash, location, bytes),
                 None => {
                     let tail = log.tail;
                     log.overlay.push(record.hash, location, record.kind, i + 1 == count, tail, time_ms);
@@ -379,11 +368,6 @@ impl Shard {
         }
         self.tail_gsn.store(log.tail.last.gsn, Ordering::Release);
         Written { position: log.tail.last, first_gsn, direct }
-    }
-
-    fn resolve(&self, view: &View, bytes: &[u8], record: &EncodedRecord) -> Option<Location> {
-        let encoded = Record::peek(&bytes[record.start..record.start + record.len])?;
-        self.locate(view, record.hash?, encoded.tree(), encoded.key())
     }
 
     /// The first condition that does not hold, and the gsn whose commit makes that answer true.

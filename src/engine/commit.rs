@@ -20,6 +20,9 @@ use crate::position::Gsn;
 /// Entries applied between two looks at the lock, about.
 const GROUP: usize = 512;
 
+/// How far ahead of the entry being applied the processor is told what comes.
+const AHEAD: usize = 8;
+
 /// How often what is noted for the ordered indexes is merged unasked.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -81,7 +84,10 @@ impl Shard {
         let Some(last) = group.last() else { return false };
         let mut time_ms = 0;
         let mut view = self.view.load();
-        for entry in &group {
+        for (i, entry) in group.iter().enumerate() {
+            if let Some(later) = group.get(i + AHEAD) {
+                view.prefetch(later.hash);
+            }
             time_ms = time_ms.max(entry.time_ms);
             if view.segment(entry.location.segment).is_none() {
                 view = self.view.load();
@@ -91,7 +97,7 @@ impl Shard {
                 panic!("shard {}: gsn {} is not where it was put", self.id, entry.tail.last.gsn);
             };
             let hash = matches!(entry.kind, Kind::Put | Kind::Delete).then_some(entry.hash);
-            self.apply_record(&view, entry.kind, hash, entry.location, record.bytes(), None);
+            self.apply_record(&view, entry.kind, hash, entry.location, record.bytes());
         }
         self.note_committed_time(time_ms);
         let mut log = self.log.lock();
@@ -104,21 +110,13 @@ impl Shard {
         true
     }
 
-    /// Puts one committed record into the index. `resolved` is where the key was found before the lock.
-    pub(crate) fn apply_record(
-        &self,
-        view: &View,
-        kind: Kind,
-        hash: Option<u64>,
-        location: Location,
-        bytes: &[u8],
-        resolved: Option<Location>,
-    ) {
+    /// Puts one committed record into the index.
+    pub(crate) fn apply_record(&self, view: &View, kind: Kind, hash: Option<u64>, location: Location, bytes: &[u8]) {
         let Some(record) = Record::peek(bytes) else { return };
         match (kind, hash) {
             (Kind::Put, Some(hash)) => {
                 let (tree, key) = (record.tree(), record.key());
-                let mut old = resolved.or_else(|| self.locate(view, hash, tree, key));
+                let mut old = self.locate(view, hash, tree, key);
                 let mut noted = false;
                 loop {
                     // Before the hash index, which says what is: every key that a get finds, a scan finds too.
@@ -161,7 +159,7 @@ impl Shard {
     }
 
     /// Where a key is now.
-    pub(crate) fn locate(&self, view: &View, hash: u64, tree: u16, key: &[u8]) -> Option<Location> {
+    fn locate(&self, view: &View, hash: u64, tree: u16, key: &[u8]) -> Option<Location> {
         let mut stale = false;
         let found = view.index.get(hash, |at| {
             stale |= view.segment(at.segment).is_none();

@@ -400,6 +400,16 @@ impl View {
         self.segment(location.segment)?.peek(location.offset_bytes())
     }
 
+    /// Hints the processor that the record of a key with this hash, if there is one, will be looked for.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        // Nothing here depends on whether it is there: the processor goes on while the bucket is on its way.
+        let location = self.index.candidate(hash);
+        if let Some(segment) = self.segment(location.segment) {
+            segment.prefetch(location.offset_bytes());
+        }
+    }
+
     /// The same view with another segment.
     pub(crate) fn with_segment(&self, segment: Arc<Segment>) -> Self {
         let mut segments = self.segments.clone();

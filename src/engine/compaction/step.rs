@@ -29,8 +29,15 @@ pub(crate) enum Step {
     Wait(Duration),
 }
 
+/// Its priority: a tenth of the others' share.
+const NICE: i32 = 10;
+
 /// The thread, until the engine stops.
 pub(crate) fn run(shared: &Shared, shards: &[Arc<Shard>]) {
+    // Of this thread, on Linux. Where the processors are busy, whoever reads and writes comes first.
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "compaction runs at the priority of everything else");
+    }
     let start = Instant::now();
     let mut pace = Pace::new(Duration::ZERO);
     let stop = || shared.stopping.load(Ordering::Acquire) || shared.poison.is_set();

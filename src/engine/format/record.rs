@@ -324,9 +324,9 @@ mod tests {
         let delete = Draft { kind: Kind::Delete, ..draft(false, b"b", b"") };
         delete.encode_stamped(6, &mut out);
         let golden: [u8; 64] = [
-            5, 0, 0, 0, 0, 0, 0, 0, 0x40, 0x6b, 0xbc, 0xd4, 2, 0, 0, 0, 1, 0, 0, 0, 1, 1, 0, 0, // put, MORE
+            5, 0, 0, 0, 0, 0, 0, 0, 0xbe, 0x1a, 0xec, 0x94, 2, 0, 0, 0, 1, 0, 0, 0, 1, 1, 0, 0, // put, MORE
             b'a', b'1', b'2', 0, 0, 0, 0, 0, //
-            6, 0, 0, 0, 0, 0, 0, 0, 0xf3, 0x3c, 0x5b, 0x3a, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, // delete, the end
+            6, 0, 0, 0, 0, 0, 0, 0, 0x24, 0xbe, 0x95, 0xef, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, // delete, the end
             b'b', 0, 0, 0, 0, 0, 0, 0,
         ];
         assert_eq!(out, golden);

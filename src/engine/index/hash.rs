@@ -141,6 +141,15 @@ impl HashIndex {
         self.get(hash, |candidate| candidate == location).is_some()
     }
 
+    /// Where the key with this hash most likely is, if it is there; anywhere if not: for hints.
+    #[inline]
+    pub(crate) fn candidate(&self, hash: u64) -> Location {
+        let buckets = self.state.load(Ordering::Acquire) & COUNT_MASK;
+        let bucket = self.primary.get(bucket_of(hash, buckets));
+        let slot = bucket.matches(tag(hash)).trailing_zeros() as usize % SLOTS;
+        Location::unpack(bucket.slots[slot].load(Ordering::Relaxed))
+    }
+
     /// Hints the processor that `hash` will be looked up.
     pub(crate) fn prefetch(&self, hash: u64) {
         self.primary.prefetch(bucket_of(hash, self.state.load(Ordering::Relaxed) & COUNT_MASK));
