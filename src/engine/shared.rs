@@ -34,6 +34,10 @@ pub(crate) struct Shared {
     pub(crate) trees: ArcSwap<Vec<TreeInfo>>,
     /// Whether something waits for the scheduler.
     pub(crate) dirty: AtomicBool,
+    /// Counts appends, where a scheduler waits for them.
+    pub(crate) appends: AtomicU64,
+    /// The append that the scheduler is woken by while it gathers.
+    pub(crate) wanted_appends: AtomicU64,
     /// Wakes the scheduler.
     pub(crate) work: WaitCell,
     /// Wakes housekeeping.
@@ -79,6 +83,8 @@ impl Shared {
             memory_bytes: AtomicU64::new(0),
             trees: ArcSwap::from_pointee(vec![default]),
             dirty: AtomicBool::new(false),
+            appends: AtomicU64::new(0),
+            wanted_appends: AtomicU64::new(0),
             work: WaitCell::default(),
             background: WaitCell::default(),
             ordering: WaitCell::default(),
@@ -145,7 +151,16 @@ impl Shared {
 
     /// Tells the scheduler that there is something to sync.
     pub(crate) fn mark_dirty(&self) {
-        if !self.dirty.load(Ordering::Relaxed) && !self.dirty.swap(true, Ordering::SeqCst) && !self.relaxed() {
+        if self.relaxed() {
+            // It looks by itself. Loaded first: many writers share the line.
+            if !self.dirty.load(Ordering::Relaxed) {
+                self.dirty.store(true, Ordering::Release);
+            }
+            return;
+        }
+        let appends = self.appends.fetch_add(1, Ordering::SeqCst) + 1;
+        let first = !self.dirty.load(Ordering::Relaxed) && !self.dirty.swap(true, Ordering::SeqCst);
+        if first || appends == self.wanted_appends.load(Ordering::SeqCst) {
             self.work.wake_all();
         }
     }

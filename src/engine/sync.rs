@@ -25,8 +25,8 @@ const RELAXED_PERIOD: Duration = Duration::from_millis(50);
 const IDLE: Duration = Duration::from_secs(1);
 /// How often the scheduler looks around unasked.
 const LOOK: Duration = Duration::from_millis(250);
-/// Rounds that carried more entries than this come from few writers with much: nobody waits for their like.
-const GATHER_ENTRIES: u64 = 1024;
+/// Rounds that carried more appends than this come from few writers with much: nobody waits for their like.
+const GATHER_APPENDS: u64 = 1024;
 /// The part of the last round's time that the next may be put off by.
 const GATHER_PART: u32 = 8;
 /// Buffers handed to one write.
@@ -67,28 +67,24 @@ pub(crate) fn round(shared: &Shared, shards: &[Arc<Shard>]) -> Result<bool, Engi
 /// What the next round is likely to be like.
 #[derive(Default)]
 struct LastRound {
-    entries: u64,
+    /// Counted up to its start.
+    until: u64,
+    appends: u64,
     took: Duration,
 }
 
 impl LastRound {
     /// Waits a little for the writers that the last round woke: they are about to write again, and a round that starts
     /// with the first of them makes all others wait for the one after it. One writer waits for nobody.
-    fn gather(&self, shards: &[Arc<Shard>], stop: impl Fn() -> bool) {
-        if !(2..=GATHER_ENTRIES).contains(&self.entries) {
+    fn gather(&self, shared: &Shared, stop: impl Fn() -> bool) {
+        if !(2..=GATHER_APPENDS).contains(&self.appends) {
             return;
         }
-        let wanted = synced(shards) + self.entries;
-        let (start, patience) = (Instant::now(), self.took / GATHER_PART);
-        let appended = || shards.iter().map(|shard| shard.tail_gsn()).sum::<u64>();
-        while appended() < wanted && start.elapsed() < patience && !stop() {
-            std::thread::yield_now();
-        }
+        let wanted = self.until + self.appends;
+        shared.wanted_appends.store(wanted, Ordering::SeqCst);
+        let enough = || shared.appends.load(Ordering::SeqCst) >= wanted || stop();
+        shared.work.wait(Some(self.took / GATHER_PART), enough);
     }
-}
-
-fn synced(shards: &[Arc<Shard>]) -> u64 {
-    shards.iter().map(|shard| shard.synced_gsn.load(Ordering::Acquire)).sum()
 }
 
 /// The scheduler's thread, until the engine stops.
@@ -107,15 +103,13 @@ pub(crate) fn run(shared: &Shared, shards: &[Arc<Shard>]) {
             break;
         }
         if shared.dirty.swap(false, Ordering::AcqRel) {
-            if !shared.relaxed() {
-                last_round.gather(shards, stop);
-            }
+            last_round.gather(shared, stop);
             last_work = Instant::now();
-            let before = synced(shards);
+            let until = shared.appends.load(Ordering::SeqCst);
             if round(shared, shards).is_err() {
                 break;
             }
-            last_round = LastRound { entries: synced(shards).saturating_sub(before), took: last_work.elapsed() };
+            last_round = LastRound { until, appends: until - last_round.until, took: last_work.elapsed() };
             if shards.iter().any(|shard| shard.log.lock().has_unwritten())
                 && shared.puts_refused.load(Ordering::Acquire)
             {
