@@ -15,6 +15,7 @@ mod failures;
 mod idle;
 mod images;
 mod install;
+mod measures;
 mod nodes;
 mod register;
 mod rules;

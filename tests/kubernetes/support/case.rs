@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::panic::AssertUnwindSafe;
+use std::time::Instant;
 
 use futures::FutureExt as _;
 use serde_json::json;
@@ -14,6 +15,7 @@ pub async fn case(name: &str, scenario: impl AsyncFnOnce(&str)) {
         skip(name, "no Kubernetes: tests/run kubernetes starts one");
         return;
     }
+    let began = Instant::now();
     let failed = AssertUnwindSafe(async {
         make_namespace(name).await;
         scenario(name).await;
@@ -25,6 +27,7 @@ pub async fn case(name: &str, scenario: impl AsyncFnOnce(&str)) {
         eprintln!("{name} FAILED: logs, objects and events are in {}", folder.display());
         std::panic::resume_unwind(panic);
     }
+    println!("{name}: {} s", began.elapsed().as_secs());
     // With its claims, so that the next case finds the volumes free. Not awaited: nobody else has this name.
     kubectl(["delete", "namespace", name, "--wait=false"]).await.expect("the namespace can be deleted");
 }
