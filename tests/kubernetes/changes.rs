@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::members::IMAGE;
 use crate::support::operator::{Cluster, NEXT, kubectl_armdb, operator};
 use crate::support::workload::Workload;
-use crate::support::{case, eventually, get, kubectl};
+use crate::support::{case, case_alone, eventually, get, harness, kubectl};
 
 /// A release whose program ends at once.
 const BROKEN: &str = "registry.test/armdb:broken";
@@ -190,9 +190,9 @@ async fn a_paused_cluster_waits_with_everything_but_failover() {
         cluster.patch(json!({"spec": {"paused": true, "image": NEXT}})).await;
         cluster.until("Paused", "True", "Asked").await;
         cluster.until("Ready", "False", "Paused").await;
-        let leader = cluster.leader().await;
-        crate::support::harness(&["signal", "KILL", namespace, &leader]).await;
-        cluster.another_leader(&leader).await;
+        let (leader, epoch) = (cluster.leader().await, cluster.epoch().await);
+        harness(&["signal", "KILL", namespace, &leader]).await;
+        cluster.led_anew(epoch).await;
         assert_eq!(cluster.pods().await, before);
         cluster.change(json!({"paused": false})).await;
         assert!(cluster.pods().await.values().all(|(_, image)| image == NEXT));
@@ -202,7 +202,7 @@ async fn a_paused_cluster_waits_with_everything_but_failover() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_failover_is_manual_nobody_takes_over_unasked() {
-    case("manual", async |namespace| {
+    case_alone("manual", async |namespace| {
         let cluster = ready(namespace, json!({"failover": {"policy": "Manual"}})).await;
         assert_eq!(cluster.condition("FailoverReady").await, ("False".into(), "ManualPolicy".into()));
         let client = cluster.client().await;
@@ -221,6 +221,23 @@ async fn where_failover_is_manual_nobody_takes_over_unasked() {
         assert_eq!(read.expect("it is there").bytes, "data");
         kubectl(["uncordon", node]).await.expect("uncordoned");
         cluster.ready().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spec_that_promises_what_is_not_there_is_refused_in_words_and_touches_nothing() {
+    case("refused", async |namespace| {
+        let cluster = ready(namespace, json!({})).await;
+        let before = cluster.pods().await;
+        cluster.patch(json!({"spec": {"image": NEXT, "tls": {"client": {"mode": "Mutual"}}}})).await;
+        let why = cluster.until("ConfigurationWarning", "True", "Refused").await;
+        assert!(why.contains("spec.tls.client.mode"), "{why}");
+        assert_eq!(cluster.condition("Ready").await, ("False".into(), "ConfigurationRefused".into()));
+        assert_eq!(cluster.condition("Available").await.0, "True");
+        assert_eq!(cluster.pods().await, before, "nothing of it is done");
+        cluster.change(json!({"tls": {"client": {"mode": "Disabled"}}})).await;
+        assert!(cluster.pods().await.values().all(|(_, image)| image == NEXT));
     })
     .await;
 }

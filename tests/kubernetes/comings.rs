@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::operator::{Cluster, NAMESPACE, NEXT, chart, helm, image, install, operator};
-use crate::support::{case, eventually, get, harness, kubectl};
+use crate::support::{case, case_alone, eventually, get, harness, kubectl};
 
 async fn gone(namespace: &str) {
     eventually("its members are gone", async || {
@@ -78,7 +78,7 @@ async fn volumes_that_shall_go_with_their_cluster_go() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_that_is_upgraded_rolled_back_taken_away_and_back_restarts_no_member() {
-    case("operator-upgrade", async |namespace| {
+    case_alone("operator-upgrade", async |namespace| {
         operator().await;
         let cluster = Cluster::apply(namespace, "kv", json!({})).await;
         cluster.ready().await;
@@ -100,9 +100,9 @@ async fn an_operator_that_is_upgraded_rolled_back_taken_away_and_back_restarts_n
         assert!(get(namespace, "armdb", "kv").await.is_some(), "the definitions stay, and so do clusters");
         install().await;
         assert_eq!(cluster.pods().await, before);
-        let leader = cluster.leader().await;
+        let (leader, epoch) = (cluster.leader().await, cluster.epoch().await);
         harness(&["signal", "KILL", namespace, &leader]).await;
-        cluster.another_leader(&leader).await;
+        cluster.led_anew(epoch).await;
         let read = client.get("without").await.expect("it is answered");
         assert_eq!(read.expect("it is there").bytes, "an operator");
         cluster.ready().await;

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::support::operator::{Cluster, NAMESPACE, operator};
 use crate::support::workload::Workload;
-use crate::support::{case, eventually, get, harness, kubectl};
+use crate::support::{case, case_alone, eventually, get, harness, kubectl};
 
 /// A cluster, Ready, and an application at work on it.
 async fn working<'a>(namespace: &'a str, spec: serde_json::Value) -> (Cluster<'a>, Workload) {
@@ -62,7 +62,7 @@ async fn a_leader_whose_pod_is_taken_without_grace_is_replaced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_on_an_unplugged_node_is_replaced_and_follows_when_it_is_back() {
-    case("node-lost", async |namespace| {
+    case_alone("node-lost", async |namespace| {
         let (cluster, workload) = working(namespace, json!({})).await;
         let leader = cluster.leader().await;
         let pod = get(namespace, "pod", &leader).await.expect("it is there");
@@ -82,15 +82,15 @@ async fn a_leader_on_an_unplugged_node_is_replaced_and_follows_when_it_is_back()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_that_dies_together_with_a_leader_holds_nothing_up() {
-    case("operator-lost", async |namespace| {
+    case_alone("operator-lost", async |namespace| {
         let (cluster, workload) = working(namespace, json!({})).await;
-        let leader = cluster.leader().await;
+        let (leader, epoch) = (cluster.leader().await, cluster.epoch().await);
         let lease = get(NAMESPACE, "lease", "armdb").await.expect("there is one");
         let holder = lease["spec"]["holderIdentity"].as_str().expect("somebody holds it").to_owned();
         delete(NAMESPACE, &["pod", &holder, "--grace-period=0", "--force"]).await;
         harness(&["signal", "KILL", namespace, &leader]).await;
         workload.acknowledges(200).await;
-        cluster.another_leader(&leader).await;
+        cluster.led_anew(epoch).await;
         cluster.ready().await;
         finish("operator and leader lost", workload).await;
     })
@@ -99,7 +99,7 @@ async fn an_operator_that_dies_together_with_a_leader_holds_nothing_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_go_on_while_the_api_server_is_away_and_failover_resumes_when_it_is_back() {
-    case("api-server-away", async |namespace| {
+    case_alone("api-server-away", async |namespace| {
         let (cluster, workload) = working(namespace, json!({})).await;
         let leader = cluster.leader().await;
         harness(&["stop", "kube-apiserver"]).await;
@@ -108,9 +108,10 @@ async fn writes_go_on_while_the_api_server_is_away_and_failover_resumes_when_it_
         harness(&["start", "kube-apiserver"]).await;
         eventually("it is back", async || kubectl(["get", "--raw", "/readyz"]).await.ok()).await;
         assert_eq!(cluster.leader().await, leader, "its absence was no reason to move the lead");
+        let epoch = cluster.epoch().await;
         harness(&["signal", "KILL", namespace, &leader]).await;
         workload.acknowledges(200).await;
-        cluster.another_leader(&leader).await;
+        cluster.led_anew(epoch).await;
         cluster.ready().await;
         finish("API server away", workload).await;
     })

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::audit;
-use crate::support::case;
+use crate::support::case_alone;
 use crate::support::operator::{Cluster, NAMESPACE, operator};
 
 /// Long enough that whatever is written every so often is seen.
@@ -13,7 +13,7 @@ const QUIET: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn five_clusters_become_ready_at_once_and_cause_no_write_request_while_idle() {
-    case("idle", async |namespace| {
+    case_alone("idle", async |namespace| {
         operator().await;
         let mut clusters = Vec::new();
         for name in ["a", "b", "c", "d", "e"] {

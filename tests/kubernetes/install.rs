@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::operator::{Cluster, operator};
 use crate::support::workload::Workload;
-use crate::support::{case, eventually, harness};
+use crate::support::{case, harness};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_applied_cluster_becomes_ready_and_serves_by_its_services() {
@@ -39,13 +39,13 @@ async fn a_killed_leader_is_replaced_and_nothing_acknowledged_is_lost() {
         operator().await;
         let cluster = Cluster::apply(namespace, "kv", json!({})).await;
         cluster.ready().await;
-        let leader = cluster.leader().await;
+        let (leader, epoch) = (cluster.leader().await, cluster.epoch().await);
 
         let workload = Workload::start(&cluster.client().await, "killed", 4);
         workload.acknowledges(300).await;
         harness(&["signal", "KILL", namespace, &leader]).await;
         workload.acknowledges(300).await;
-        eventually("another member leads", async || (cluster.leader().await != leader).then_some(())).await;
+        cluster.led_anew(epoch).await;
         cluster.ready().await;
         let history = workload.finish().await;
         println!(

@@ -5,8 +5,8 @@
 //! are to an application, and it uses what a user uses: `kubectl`, `helm`, the client library.
 //!
 //! One case a test, in a namespace of its own that enforces the restricted Pod Security Standard; all of them share
-//! one Kubernetes. A case that fails leaves logs, objects and events in a folder and says where. Without a running
-//! harness every case is skipped by name.
+//! one Kubernetes, a few at a time. A case that fails leaves logs, objects and events in a folder and says where.
+//! Without a running harness every case is skipped by name.
 
 mod certificates;
 mod changes;

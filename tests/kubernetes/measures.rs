@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::http::http_get;
 use crate::support::operator::{Cluster, NAMESPACE, operator};
 use crate::support::workload::Workload;
-use crate::support::{case, get, harness, kubectl};
+use crate::support::{case_alone, get, harness, kubectl};
 
 const KILLS: usize = 20;
 const PARTITIONS: usize = 5;
@@ -31,11 +31,11 @@ async fn silences(
 ) {
     let (mut times, mut failed) = (Vec::new(), 0);
     for run in 0..runs {
-        let leader = cluster.leader().await;
+        let (leader, epoch) = (cluster.leader().await, cluster.epoch().await);
         let workload = Workload::start(&cluster.client().await, &format!("{what}-{run}"), 4);
         workload.acknowledges(200).await;
         disturb(&leader).await;
-        cluster.another_leader(&leader).await;
+        cluster.led_anew(epoch).await;
         workload.acknowledges(200).await;
         mend(&leader).await;
         cluster.ready().await;
@@ -50,7 +50,7 @@ async fn silences(
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 async fn failover_switchover_and_what_the_operator_takes() {
-    case("measures", async |namespace| {
+    case_alone("measures", async |namespace| {
         operator().await;
         let began = Instant::now();
         let cluster = Cluster::apply(namespace, "kv", json!({})).await;

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::support::members::{IMAGE, members, running};
-use crate::support::{apply, case, eventually, get, harness, kubectl};
+use crate::support::{apply, case_alone, eventually, get, harness, kubectl};
 
 async fn wait(arguments: &[&str]) {
     let all = [&["wait", "--timeout=120s"], arguments].concat();
@@ -25,7 +25,7 @@ async fn place(namespace: &str, pod: &str) -> (String, String, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_can_be_unplugged_and_lose_their_power_and_volumes_outlive_both() {
-    case("nodes", async |namespace| {
+    case_alone("nodes", async |namespace| {
         apply(namespace, &members(IMAGE, 3)).await;
         running(namespace).await;
         let (node, volume, path) = place(namespace, "kv-0-1").await;
@@ -75,7 +75,7 @@ async fn nodes_can_be_unplugged_and_lose_their_power_and_volumes_outlive_both() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_server_that_was_away_comes_back_with_everything_it_knew() {
-    case("api-server", async |namespace| {
+    case_alone("api-server", async |namespace| {
         harness(&["stop", "kube-apiserver"]).await;
         let complaint = kubectl(["get", "--raw", "/readyz"]).await.expect_err("nobody is there");
         assert!(complaint.contains("refused"), "{complaint}");

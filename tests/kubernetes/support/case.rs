@@ -6,11 +6,27 @@ use std::time::Instant;
 
 use futures::FutureExt as _;
 use serde_json::json;
+use tokio::sync::RwLock;
 
 use super::{apply, harness, kubectl};
 
-/// Runs `scenario` in the new namespace `name`, which is deleted afterwards unless the scenario fails.
+/// Held by cases while they run: shared by those that keep to their namespace, alone by those that break what all use.
+static ROOM: RwLock<()> = RwLock::const_new(());
+
+/// Runs `scenario` in the new namespace `name`, which is deleted afterwards unless the scenario fails. Other cases may
+/// run beside it.
 pub async fn case(name: &str, scenario: impl AsyncFnOnce(&str)) {
+    let _beside = ROOM.read().await;
+    run(name, scenario).await;
+}
+
+/// The same for a scenario that breaks nodes, the operator or the API server, or measures: nothing runs beside it.
+pub async fn case_alone(name: &str, scenario: impl AsyncFnOnce(&str)) {
+    let _alone = ROOM.write().await;
+    run(name, scenario).await;
+}
+
+async fn run(name: &str, scenario: impl AsyncFnOnce(&str)) {
     if !harness::is_running() {
         skip(name, "no Kubernetes: tests/run kubernetes starts one");
         return;

@@ -12,7 +12,7 @@ pub mod members;
 pub mod operator;
 pub mod workload;
 
-pub use case::case;
+pub use case::{case, case_alone};
 pub use definitions::definitions;
 pub use harness::harness;
 pub use kubectl::{apply, get, kubectl, kubectl_reading};

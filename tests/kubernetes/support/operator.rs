@@ -126,6 +126,23 @@ impl<'a> Cluster<'a> {
         .await
     }
 
+    /// The newest epoch of the first partition in which somebody leads.
+    pub async fn epoch(&self) -> i64 {
+        let led = async || self.status().await.partitions.first().filter(|p| p.leader.is_some()).map(|p| p.epoch);
+        eventually("an epoch is led", led).await
+    }
+
+    /// Waits until somebody leads a later epoch than `former`, and serves. After a kill that may be the same member, if
+    /// it was started again before anybody else was chosen.
+    pub async fn led_anew(&self, former: i64) {
+        eventually("a later epoch is led", async || {
+            let partition = self.status().await.partitions.into_iter().next()?;
+            let serves = partition.state == armdb::api::PartitionState::Available;
+            (partition.epoch > former && partition.leader.is_some() && serves).then_some(())
+        })
+        .await;
+    }
+
     /// Status and reason of a condition.
     pub async fn condition(&self, kind: &str) -> (String, String) {
         let conditions = self.status().await.conditions;
