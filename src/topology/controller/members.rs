@@ -57,6 +57,8 @@ pub(super) struct Member {
     pub(super) call: Option<(u64, Epoch)>,
     /// The epoch it was told to follow last, and when it may be told again.
     pub(super) told: (Epoch, Duration),
+    /// Since when it has followed a leader that has no stream of it, or was told anew because of that.
+    pub(super) parted_since: Option<Duration>,
 }
 
 impl Member {
@@ -71,6 +73,7 @@ impl Member {
             in_sync_since: None,
             call: None,
             told: (0, Duration::ZERO),
+            parted_since: None,
         }
     }
 

@@ -19,6 +19,8 @@ use crate::topology::register::{Phase, Register};
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// Before a member is told again.
 const AGAIN: Duration = Duration::from_millis(300);
+/// A follower that the leader has had no stream of for so long is told again where the leader is.
+const PARTED: Duration = Duration::from_secs(1);
 /// After DECIDE, followers are told once the leader leads, or after this.
 const HEAD_START: Duration = Duration::from_millis(500);
 
@@ -51,7 +53,9 @@ impl Controller {
                 continue;
             }
             let follows = report.leader == Some(leader) && standing.promised == register.epoch;
-            if (follows && !joins) || standing.promised > register.epoch {
+            if standing.promised > register.epoch
+                || follows && !joins && !self.has_lost_its_way(&name, leader, &register)
+            {
                 continue;
             }
             let leads = self.members.fresh(leader, now).is_some_and(|r| r.standing.live_led == register.epoch);
@@ -63,6 +67,29 @@ impl Controller {
             let request = self.follow(&register, leader, sid, !votes);
             self.upkeep_call(&name, register.epoch, || Request::Follow(request));
         }
+    }
+
+    /// Follows the leader, but where that was before it was started again elsewhere: an epoch may be decided for a
+    /// member that is promoted only once it is back at another address. FOLLOW changes nothing for whoever knows it.
+    fn has_lost_its_way(&mut self, name: &MemberName, leader: Sid, register: &Register) -> bool {
+        let now = self.now;
+        let sid = self.members.get(name).and_then(|member| member.sid());
+        let parted = self.members.fresh(leader, now).is_some_and(|report| {
+            let streams = report.followers.iter().any(|f| Some(f.sid) == sid && f.connected);
+            report.standing.live_led == register.epoch && !streams
+        });
+        let Some(member) = self.members.get_mut(name) else { return false };
+        if !parted {
+            member.parted_since = None;
+            return false;
+        }
+        let until = *member.parted_since.get_or_insert(now) + PARTED;
+        if now < until {
+            self.wake(until);
+            return false;
+        }
+        member.parted_since = Some(now);
+        true
     }
 
     fn upkeep_call(&mut self, name: &MemberName, epoch: Epoch, request: impl FnOnce() -> Request) {

@@ -1,3 +1,4 @@
 //! Decisions, one scenario a test.
 
 mod choices;
+mod upkeep;
