@@ -108,7 +108,9 @@ impl<'a> Cluster<'a> {
     /// What the operator tells about it.
     pub async fn status(&self) -> ArmdbClusterStatus {
         let object = get(self.namespace, "armdb", self.name).await.expect("it is there");
-        serde_json::from_value(object["status"].clone()).expect("it is a status")
+        // Null: the operator has not said anything yet.
+        let status = Some(object["status"].clone()).filter(|status| !status.is_null());
+        status.map_or_else(Default::default, |status| serde_json::from_value(status).expect("it is a status"))
     }
 
     /// The leader of the first partition.

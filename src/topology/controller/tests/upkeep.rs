@@ -98,6 +98,7 @@ fn report(sid: u128, connected: &[u128]) -> HealthReport {
         disk_full: false,
         caught_up: true,
         serving: leads,
+        trouble: String::new(),
     }
 }
 
