@@ -223,6 +223,11 @@ impl Member {
         self.state.acked_by_all(shard)
     }
 
+    /// Bytes of full copies that have arrived since the process started.
+    pub fn copied_bytes(&self) -> u64 {
+        self.state.copied_bytes.load(Ordering::Relaxed)
+    }
+
     /// What controllers are told.
     pub fn health(&self) -> HealthReport {
         self.state.health()

@@ -284,6 +284,8 @@ fn encode_role(encoder: &mut DescriptorEncoder<'_>, replica: &dyn Replica) -> En
         gauge(encoder, "leader_silence_seconds", "Since the leader was last heard.")?
             .value(&[], silence.as_secs_f64())?;
     }
+    counter(encoder, "full_copy_bytes", "Bytes of full copies that have arrived here.")?
+        .value(&[], replica.copied_bytes() as f64)?;
     if let Some(staleness) = replica.staleness() {
         gauge(encoder, "staleness_seconds", "How old the committed state is at most.")?
             .value(&[], staleness.as_secs_f64())?;

@@ -43,6 +43,8 @@ pub trait Replica: Send + Sync + 'static {
     fn shard_time_ms(&self) -> u64;
     /// Highest gsn of a shard that every voter has acknowledged.
     fn acked_by_all(&self, shard: u16) -> Gsn;
+    /// Bytes of full copies that have arrived since the process started.
+    fn copied_bytes(&self) -> u64;
     /// What controllers are told.
     fn health(&self) -> HealthReport;
     /// The members as this one knows them, for clients.
@@ -87,6 +89,9 @@ impl Replica for Member {
     }
     fn acked_by_all(&self, shard: u16) -> Gsn {
         self.acked_by_all(shard)
+    }
+    fn copied_bytes(&self) -> u64 {
+        self.copied_bytes()
     }
     fn health(&self) -> HealthReport {
         self.health()

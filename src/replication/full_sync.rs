@@ -2,10 +2,13 @@
 //!
 //! A pin outlives a broken stream for [`PIN_IDLE`], so that a receiver that comes back goes on where it was. The
 //! receiver persists `Syncing` before it touches anything (the engine does), and never takes a copy from someone
-//! who has committed less (R11). Writes go on meanwhile; what came after the pin follows as log.
+//! who has committed less (R11). Writes go on meanwhile; what came after the pin follows as log. A receiver that
+//! finds pieces of a pin's files that its giver does not know of, because an earlier process of it staged them, asks
+//! again and names them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -187,6 +190,14 @@ fn response(message: snapshot_response::Message) -> proto::SnapshotResponse {
 
 // --- the taking side ----------------------------------------------------------------------------------------------
 
+/// How a request for a copy ended.
+enum Pulled {
+    /// The copy is in place.
+    All,
+    /// More is here than the giver was told.
+    HereAlready,
+}
+
 /// Replaces a shard's data by a copy of the leader's; its state is `Syncing` until the log has caught up.
 pub(crate) async fn pull(
     state: &Arc<MemberState>,
@@ -194,13 +205,28 @@ pub(crate) async fn pull(
     channel: PeerChannel,
     shard: u16,
 ) -> Result<(), String> {
+    let first = pull_once(state, following, channel.clone(), shard, true).await?;
+    if let Pulled::HereAlready = first {
+        pull_once(state, following, channel, shard, false).await?;
+    }
+    Ok(())
+}
+
+async fn pull_once(
+    state: &Arc<MemberState>,
+    following: &Following,
+    channel: PeerChannel,
+    shard: u16,
+    may_ask_again: bool,
+) -> Result<Pulled, String> {
     let envelope = {
         let core = state.core.lock();
         let durable = core.durable();
         let cluster_id = durable.cluster_id.ok_or("this storage belongs to no cluster yet")?;
         Envelope { cluster_id, lineage: durable.lineage, to: durable.sid }
     };
-    let resume = state.full_syncs.lock().get(&shard).and_then(|resume| serde_json::to_vec(resume).ok());
+    let known = state.full_syncs.lock().get(&shard).cloned();
+    let resume = known.as_ref().and_then(|resume| serde_json::to_vec(resume).ok());
     let request = proto::SnapshotRequest {
         envelope: Some(envelope.into()),
         epoch: following.epoch,
@@ -220,11 +246,18 @@ pub(crate) async fn pull(
                 let manifest: WireManifest = serde_json::from_slice(&json).map_err(|error| error.to_string())?;
                 let (snapshot, total) = (&manifest.snapshot, manifest.snapshot.total_bytes());
                 tracing::info!(shard, g0 = ?snapshot.g0.last, files = snapshot.files.len(), total, "full copy");
+                let pin = manifest.pin;
                 taking = Some(begin(state, following, shard, manifest).await?);
+                let here: u64 = state.full_syncs.lock().get(&shard).map_or(0, |resume| resume.files.values().sum());
+                if may_ask_again && here > 0 && known.as_ref().is_none_or(|known| known.pin != pin) {
+                    tracing::info!(shard, here, total, "a part of it is here already: the rest is asked for");
+                    return Ok(Pulled::HereAlready);
+                }
             }
             snapshot_response::Message::Part(part) => {
                 let taking = taking.as_mut().ok_or("a file before the manifest")?;
                 bytes += part.bytes.len() as u64;
+                state.copied_bytes.fetch_add(part.bytes.len() as u64, Ordering::Relaxed);
                 let _append = state.append_lock(shard).lock();
                 check(state, following)?;
                 tokio::task::block_in_place(|| taking.write(&part.name, part.offset, &part.bytes))
@@ -244,7 +277,7 @@ pub(crate) async fn pull(
                 let end = end.await.map_err(|error| error.to_string())??;
                 state.full_syncs.lock().remove(&shard);
                 tracing::info!(shard, ?end, bytes, "full copy done: the log follows");
-                return Ok(());
+                return Ok(Pulled::All);
             }
         }
     }

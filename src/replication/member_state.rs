@@ -76,6 +76,8 @@ pub(crate) struct MemberState {
     pub(crate) health_streams: AtomicUsize,
     /// Why data that cannot be used is not replaced yet.
     not_mended: Mutex<String>,
+    /// Bytes of full copies that have arrived.
+    pub(crate) copied_bytes: AtomicU64,
     /// Full copies that were begun and may be resumed, by shard.
     pub(crate) full_syncs: Mutex<HashMap<u16, Resume>>,
     /// Ends everything.
@@ -113,6 +115,7 @@ impl MemberState {
             sightings: Mutex::default(),
             health_streams: AtomicUsize::new(0),
             not_mended: Mutex::default(),
+            copied_bytes: AtomicU64::new(0),
             full_syncs: Mutex::default(),
             stop: CancellationToken::new(),
             engine,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::disk::RealDisk;
-use crate::engine::{Appended, EngineOptions, TreeId, WriteBatch};
-use crate::ident::{ClusterId, Sid};
+use crate::engine::{Appended, Engine, EngineOptions, Retention, TreeId, WriteBatch};
+use crate::ident::{ClusterId, InstanceId, Sid};
 use crate::net::peer::{Lane, PeerAuth, PeerSecret, control, dial};
 use crate::net::proto;
 use crate::node::listener::{Port, Protocol};
@@ -32,6 +32,7 @@ pub(super) struct Node {
 pub(super) struct Group {
     temp: TempDir,
     auth: PeerAuth,
+    engine: EngineOptions,
     pub(super) nodes: Vec<Option<Node>>,
     epoch: u64,
 }
@@ -42,9 +43,20 @@ impl Group {
     }
 
     pub(super) async fn with(n: usize, auth: PeerAuth) -> Self {
+        Self::of(n, auth, Retention::default()).await
+    }
+
+    async fn of(n: usize, auth: PeerAuth, retention: Retention) -> Self {
+        let engine = EngineOptions {
+            segment_bytes: 1 << 20,
+            zero_ahead_bytes: 256 << 10,
+            retention,
+            ..EngineOptions::default()
+        };
         let mut group = Self {
             temp: tempfile::tempdir().expect("a directory"),
             auth,
+            engine,
             nodes: (0..n).map(|_| None).collect(),
             epoch: 0,
         };
@@ -66,7 +78,7 @@ impl Group {
             client_address: format!("client-{i}:1"),
             peer_address: address.clone(),
             auth: self.auth.clone(),
-            engine: EngineOptions { segment_bytes: 1 << 20, zero_ahead_bytes: 256 << 10, ..EngineOptions::default() },
+            engine: self.engine.clone(),
             disk: Arc::new(RealDisk::new()),
         })
         .await
@@ -223,6 +235,14 @@ impl Group {
         tokio::time::timeout(PATIENCE, shown).await.expect("in time").expect("runs");
     }
 
+    /// Its leader knows it as ready and in sync.
+    async fn is_whole(&self, i: usize, leader: usize) {
+        let (mut changes, sid) = (self.member(leader).health_changes(), self.sid(i));
+        let whole = |_: &u64| self.member(leader).health().followers.iter().any(|f| f.sid == sid && f.in_sync);
+        let whole = changes.wait_for(whole);
+        tokio::time::timeout(PATIENCE, whole).await.expect("in time").expect("runs");
+    }
+
     pub(super) fn get(&self, i: usize, key: &str) -> Option<String> {
         let value = self.member(i).engine().shards()[0].get(TreeId::DEFAULT, key.as_bytes(), 0).expect("readable");
         value.map(|value| String::from_utf8(value.bytes.to_vec()).expect("text"))
@@ -331,11 +351,64 @@ async fn blank_storage_joins_as_a_learner_and_becomes_whole_by_the_log() {
     let reply = group.follow(3, 0, true).await;
     assert!(matches!(reply, Reply::Done(_)), "{reply:?}");
     group.shows(3, at).await;
-    let mut changes = group.member(0).health_changes();
-    let joined = group.sid(3);
-    let in_sync = changes.wait_for(|_| group.member(0).health().followers.iter().any(|f| f.sid == joined && f.in_sync));
-    tokio::time::timeout(PATIENCE, in_sync).await.expect("in time").expect("runs");
+    group.is_whole(3, 0).await;
     assert_eq!(group.get(3, "a").as_deref(), Some("1"));
+    group.all_stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_copy_goes_on_with_what_an_earlier_process_has_staged() {
+    // Hardly any log is kept: a blank member finds its beginning gone.
+    let retention = Retention { min_bytes: 0, min_age: Duration::ZERO, max_bytes: Some(1 << 20) };
+    let secret = PeerSecret::new("a-secret-of-the-tests").expect("sound");
+    let mut group = Group::of(4, secret.into(), retention).await;
+    let voters: Vec<Sid> = (0..3).map(|i| group.sid(i)).collect();
+    group.epoch = 1;
+    for i in 0..3 {
+        let request = InitRequest { envelope: group.envelope(i), config: group.config(&voters) };
+        group.ask(i, Request::Init(request)).await;
+    }
+    group.change(0, &[0, 1, 2], &voters, None).await;
+    group.serves(0).await;
+    let mut at = LogPosition::ZERO;
+    for n in 0..60 {
+        at = group.put(0, &format!("k{n}"), &"x".repeat(100_000)).await;
+    }
+    let donor = group.member(0).engine().shards()[0].clone();
+    let floor_rises = async {
+        while donor.log_floor() <= 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, floor_rises).await.expect("old log goes");
+
+    // A process that died in the middle of a copy.
+    group.stop(3).await;
+    let pin = donor.pin_snapshot().expect("pinned");
+    let (total, mut staged) = (pin.manifest().total_bytes(), 0);
+    {
+        let dir = group.temp.path().join("3");
+        let engine =
+            Engine::open(Arc::new(RealDisk::new()), &dir, group.engine.clone(), InstanceId(5)).expect("opened");
+        let mut copy = engine.shards()[0].begin_full_sync(pin.manifest(), donor.commit()).expect("begun");
+        for file in pin.manifest().files.iter().take(3) {
+            let bytes = pin.read(&file.name, 0, usize::MAX).expect("read");
+            copy.write(&file.name, 0, &bytes).expect("staged");
+            staged += bytes.len() as u64;
+        }
+    }
+    assert!(staged > total / 3 && staged < total, "{staged} of {total} are staged");
+    drop(pin);
+    group.start(3).await;
+    let reply = group.follow(3, 0, true).await;
+    assert!(matches!(reply, Reply::Done(_)), "{reply:?}");
+    group.shows(3, at).await;
+    group.is_whole(3, 0).await;
+    assert_eq!(group.get(3, "k7"), group.get(0, "k7"));
+    let copied = group.member(3).copied_bytes();
+    assert!(copied > 0, "it came by a full copy");
+    assert!(copied <= total - staged, "{copied} came of {total}, {staged} had been there");
+    drop(donor);
     group.all_stop().await;
 }
 

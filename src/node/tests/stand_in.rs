@@ -179,6 +179,9 @@ impl Replica for StandIn {
     fn acked_by_all(&self, _shard: u16) -> Gsn {
         0
     }
+    fn copied_bytes(&self) -> u64 {
+        0
+    }
     fn health(&self) -> HealthReport {
         let meta = self.engine.meta();
         HealthReport {
