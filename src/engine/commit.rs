@@ -184,7 +184,9 @@ impl Shard {
             Some(Some(ordered)) => note(ordered),
             _ => self.ordered(tree).is_some_and(|ordered| note(&ordered)),
         };
-        if enough && !self.shared.unordered.swap(true, Ordering::AcqRel) {
+        let told =
+            || self.shared.unordered.load(Ordering::Relaxed) || self.shared.unordered.swap(true, Ordering::AcqRel);
+        if enough && !told() {
             self.shared.ordering.wake_all();
         }
     }

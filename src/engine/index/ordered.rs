@@ -28,10 +28,14 @@ const STEP_KEY_BYTES: usize = 256;
 /// What a leaf costs beside its arrays: its place in the map and the lowest key.
 const LEAF_OVERHEAD_BYTES: usize = 160;
 
-/// Changes that are sorted and merged together.
-const CHUNK_CHANGES: usize = 4096;
+/// Changes that are sorted and merged together at most: the more, the more of them fall into one leaf.
+const CHUNK_CHANGES: usize = 64 << 10;
+/// So many are worth a merging.
+const ENOUGH_CHANGES: usize = 8 << 10;
 /// Chunks that wait at most before a writer merges one itself.
-const CHUNKS_MAX: usize = 64;
+const CHUNKS_MAX: usize = 4;
+/// A chunk with fewer changes than this part of the leaves is merged key by key.
+const SWEEP_PART: usize = 8;
 
 /// Keys of one tree in order.
 pub(crate) struct OrderedIndex {
@@ -218,6 +222,51 @@ impl Keys {
         self.len += 1;
     }
 
+    /// Makes the changes of a sorted chunk.
+    fn apply(&mut self, chunk: &Chunk) {
+        let left = if chunk.changes.len() < self.leaves.len() / SWEEP_PART {
+            chunk.changes.clone()
+        } else {
+            self.sweep(chunk)
+        };
+        for change in &left {
+            if change.removes {
+                self.remove(chunk.key(change));
+            } else {
+                self.insert(chunk.key(change));
+            }
+        }
+    }
+
+    /// Walks the leaves once and makes the changes that fit them; answers those that need a leaf to be split or joined.
+    fn sweep(&mut self, chunk: &Chunk) -> Vec<Change> {
+        let mut left = Vec::new();
+        let Some(first) = chunk.changes.first() else { return left };
+        let start: Box<[u8]> = self.leaf(chunk.key(first)).0.into();
+        let mut leaves = self.leaves.range_mut::<[u8], _>((Bound::Included(&*start), Bound::Unbounded)).peekable();
+        let mut rest = chunk.changes.iter().peekable();
+        while let (Some((_, leaf)), Some(_)) = (leaves.next(), rest.peek()) {
+            let end = leaves.peek().map(|(low, _)| &***low);
+            while let Some(change) = rest.next_if(|change| end.is_none_or(|end| chunk.key(change) < end)) {
+                let key = chunk.key(change);
+                match leaf.find(key) {
+                    Ok(index) if change.removes && leaf.entries.len() > SPARSE_KEYS => {
+                        leaf.remove_at(index);
+                        self.len -= 1;
+                    }
+                    Err(index) if !change.removes && !leaf.is_full(key.len()) => {
+                        leaf.insert_at(index, key);
+                        self.len += 1;
+                    }
+                    Ok(_) if !change.removes => {}
+                    Err(_) if change.removes => {}
+                    _ => left.push(*change),
+                }
+            }
+        }
+        left
+    }
+
     fn remove(&mut self, key: &[u8]) {
         let (low, leaf) = self.leaf_mut(key);
         let Ok(index) = leaf.find(key) else { return };
@@ -285,7 +334,7 @@ impl OrderedIndex {
     }
 
     fn note(&self, key: &[u8], removes: bool) -> bool {
-        let full = {
+        let (chunks, enough) = {
             let mut noted = self.noted.lock();
             let room = |chunk: &Chunk| {
                 chunk.changes.len() < CHUNK_CHANGES && chunk.bytes.len() + key.len() <= u32::MAX as usize
@@ -294,17 +343,19 @@ impl OrderedIndex {
                 noted.push_back(Chunk::default());
             }
             let chunks = noted.len();
+            let mut enough = chunks > 1;
             if let Some(chunk) = noted.back_mut() {
                 chunk.note(key, removes);
+                enough |= chunk.changes.len() >= ENOUGH_CHANGES;
             }
             // Under the lock: whoever takes the last chunk says otherwise under it, too.
             self.behind.store(true, Ordering::Release);
-            chunks
+            (chunks, enough)
         };
-        if full > CHUNKS_MAX {
+        if chunks > CHUNKS_MAX {
             self.merge_one();
         }
-        full > 1
+        enough
     }
 
     /// Adds a key at once: for whoever fills an index that nobody uses yet.
@@ -336,13 +387,7 @@ impl OrderedIndex {
             return false;
         };
         chunk.sort();
-        for change in &chunk.changes {
-            if change.removes {
-                keys.remove(chunk.key(change));
-            } else {
-                keys.insert(chunk.key(change));
-            }
-        }
+        keys.apply(&chunk);
         let noted = self.noted.lock();
         if noted.is_empty() {
             self.behind.store(false, Ordering::Release);
@@ -493,7 +538,7 @@ mod tests {
             } else {
                 model.remove(key.as_bytes())
             };
-            if i % 7001 == 0 {
+            if i % 20_011 == 0 {
                 index.merge();
             }
         }
@@ -509,7 +554,7 @@ mod tests {
         let added = std::sync::atomic::AtomicU64::new(0);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                for i in 0..(CHUNKS_MAX as u64 + 8) * CHUNK_CHANGES as u64 {
+                for i in 0..(CHUNKS_MAX as u64 + 1) * CHUNK_CHANGES as u64 {
                     index.add(&i.reverse_bits().to_be_bytes());
                     added.store(i + 1, Ordering::Release);
                 }
