@@ -26,7 +26,9 @@ async fn five_clusters_become_ready_at_once_and_cause_no_write_request_while_idl
         tokio::time::sleep(QUIET / 4).await;
         let mark = audit::mark();
         tokio::time::sleep(QUIET).await;
-        let writes = audit::writes_since(mark, NAMESPACE);
+        let mut writes = audit::writes_since(mark, NAMESPACE);
+        // Namespaces of earlier cases may still be going.
+        writes.retain(|write| [namespace, NAMESPACE].iter().any(|here| write.contains(&format!(" {here}/"))));
         assert!(writes.is_empty(), "{} writes in {} s: {writes:#?}", writes.len(), QUIET.as_secs());
     })
     .await;
