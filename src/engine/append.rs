@@ -309,7 +309,12 @@ impl Shard {
         // Touched before the lock, so that judging under it finds the records in the cache.
         for condition in conditions {
             let hash = self.shared.hash(condition.tree.0, &condition.key);
-            self.find(hash, condition.tree.0, &condition.key, |_, record, _| record.gsn());
+            let sound = self.find(hash, condition.tree.0, &condition.key, |_, record, _| record.is_sound());
+            if sound != Some(true)
+                && let Some(what) = self.damaged(hash)
+            {
+                return Err(AppendError::Damaged(what));
+            }
         }
         loop {
             let log = self.log.lock();

@@ -173,6 +173,9 @@ pub enum AppendError {
     /// Too much is uncommitted: wait for the commit to advance.
     #[error("too many bytes are waiting for their commit: try again")]
     MemoryFull,
+    /// A record that decides whether a condition holds is not what was written: where.
+    #[error("a condition cannot be judged: {0}")]
+    Damaged(String),
     /// The shard is not ready.
     #[error("the shard is {0}: it takes no writes")]
     NotReady(ShardState),

@@ -42,7 +42,8 @@ impl Shard {
     ) -> Result<Option<Value>, EngineError> {
         self.check_readable(tree, "reading")?;
         let hash = self.shared.hash(tree.0, key);
-        self.find(hash, tree.0, key, |view, record, _| self.value(view, &record, now_ms)).unwrap_or(Ok(None))
+        let read = |view: &View, record: Record<'_>, _| self.value(view, &record, now_ms);
+        self.find(hash, tree.0, key, read).unwrap_or_else(|| self.none_or_damage(hash))
     }
 
     /// As [`Self::get_at`], for whoever reads the bytes where they are.
@@ -56,18 +57,44 @@ impl Shard {
         self.check_readable(tree, "reading")?;
         let hash = self.shared.hash(tree.0, key);
         let read = |record: Record<'_>| Ok(self.is_live(&record, now_ms)?.then(|| read(record.value())));
-        self.find(hash, tree.0, key, |_, record, _| read(record)).unwrap_or(Ok(None))
+        self.find(hash, tree.0, key, |_, record, _| read(record)).unwrap_or_else(|| self.none_or_damage(hash))
     }
 
     /// Whether a record is a value that has not expired; an error if it is not what was written.
     fn is_live(&self, record: &Record<'_>, now_ms: impl Fn() -> u64) -> Result<bool, EngineError> {
-        if record.kind() != Kind::Put || record.expires_ms().is_some_and(|expires_ms| expires_ms <= now_ms()) {
-            return Ok(false);
-        }
+        // First: a kind or a time that rotted must not make a value absent.
         if !record.is_sound() {
             return Err(self.unsound(record.gsn()));
         }
-        Ok(true)
+        Ok(record.kind() == Kind::Put && record.expires_ms().is_none_or(|expires_ms| expires_ms > now_ms()))
+    }
+
+    /// The answer where no record of a key was found: that there is none, unless the index has a place for its hash whose
+    /// record is damaged, and may have been the key's.
+    #[cold]
+    fn none_or_damage<T>(&self, hash: u64) -> Result<Option<T>, EngineError> {
+        match self.damaged(hash) {
+            Some(what) => Err(EngineError::Corrupt { shard: self.id, what }),
+            None => Ok(None),
+        }
+    }
+
+    /// What is damaged among the records that the index has for a hash.
+    pub(crate) fn damaged(&self, hash: u64) -> Option<String> {
+        let view = self.view.load();
+        let mut damaged = None;
+        view.index.get(hash, |at| {
+            if let Some(segment) = view.segment(at.segment)
+                && !segment.peek(at.offset_bytes()).is_some_and(|record| record.is_sound())
+            {
+                damaged = Some((at, segment.path().to_owned()));
+            }
+            false
+        });
+        let (at, path) = damaged?;
+        // Neither the place nor the files were replaced while it was looked at.
+        (view.index.contains(hash, at) && std::sync::Arc::ptr_eq(&view, &self.view.load()))
+            .then(|| format!("{} has no sound record at {}, where one was written", path.display(), at.offset_bytes()))
     }
 
     #[cold]
@@ -109,7 +136,7 @@ impl Shard {
             drop(view);
             for (hash, key) in hashes.iter().zip(group) {
                 let read = |view: &View, record: Record<'_>, _| self.value(view, &record, || now_ms);
-                values.push(self.find(*hash, tree.0, key, read).unwrap_or(Ok(None))?);
+                values.push(self.find(*hash, tree.0, key, read).unwrap_or_else(|| self.none_or_damage(*hash))?);
             }
         }
         Ok(values)

@@ -171,6 +171,7 @@ impl From<AppendError> for Refused {
             AppendError::ValueTooLarge { limit } => Self::too_large("value", limit),
             AppendError::BatchTooLarge { limit } => Self::too_large("write (with its record headers)", limit),
             AppendError::DiskFull => Self::disk_full(),
+            AppendError::Damaged(_) => Self::data_loss(error.to_string()),
             AppendError::MemoryFull => Self::overloaded("not written: too many bytes are waiting for their commit"),
             AppendError::NotLeader | AppendError::NotReady(_) | AppendError::Failed => {
                 Self::unavailable(error.to_string())

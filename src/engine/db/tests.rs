@@ -190,6 +190,34 @@ fn rot_is_told_and_nothing_is_changed() {
 }
 
 #[test]
+fn a_record_that_rots_is_told_and_never_taken_for_a_key_that_is_not_there() {
+    use std::os::unix::fs::FileExt;
+    let temp = tempfile::tempdir().expect("a directory");
+    let db = Db::open(temp.path().join("db"), with(Durability::Os, 1)).expect("opened");
+    for key in ["key:value", "key:kind", "key:name", "key:whole"] {
+        db.put(key, "v").expect("put");
+    }
+    let path = temp.path().join("db/shard-000/0000000001.seg");
+    let bytes = std::fs::read(&path).expect("read");
+    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("opened");
+    let at = |key: &str| bytes.windows(key.len()).position(|w| w == key.as_bytes()).expect("written") as u64;
+    // A byte of the value, of the kind (four bytes before the key), of the key itself.
+    file.write_at(b"X", at("key:value") + 9).expect("rotten");
+    file.write_at(&[2], at("key:kind") - 4).expect("rotten");
+    file.write_at(b"X", at("key:name")).expect("rotten");
+    for key in ["key:value", "key:kind", "key:name"] {
+        assert!(matches!(db.get(key), Err(EngineError::Corrupt { .. })), "{key}: {:?}", db.get(key));
+        assert!(matches!(db.multi_get(&[key]), Err(EngineError::Corrupt { .. })), "{key}");
+        let judged = db.default_tree().put_if_absent(key, "again");
+        assert!(matches!(judged, Err(EngineError::Append(AppendError::Damaged(_)))), "{key}: {judged:?}");
+    }
+    assert_eq!(db.get("key:whole").expect("read").as_deref(), Some(&b"v"[..]));
+    assert_eq!(db.get("key:none").expect("read"), None);
+    db.put("key:value", "new").expect("put");
+    assert_eq!(db.get("key:value").expect("read").as_deref(), Some(&b"new"[..]), "a put mends it");
+}
+
+#[test]
 fn conditions_decide_about_a_whole_batch() {
     let temp = tempfile::tempdir().expect("a directory");
     let db = Db::open(temp.path().join("db"), with(Durability::Os, 4)).expect("opened");
