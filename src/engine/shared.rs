@@ -189,9 +189,18 @@ impl Shared {
     /// Looks at the room left and refuses or admits puts accordingly.
     pub(crate) fn refresh_space(&self) -> Result<crate::disk::Space, EngineError> {
         let space = self.disk.space(&self.dir).map_err(io_error("measure the room of", &self.dir))?;
-        let refused = space.available_bytes < self.reserve_bytes(space.total_bytes);
+        let reserve_bytes = self.reserve_bytes(space.total_bytes);
+        let refused = space.available_bytes < reserve_bytes;
         if self.puts_refused.swap(refused, Ordering::AcqRel) != refused {
-            tracing::warn!(available_bytes = space.available_bytes, refused, "room on the disk changed: puts refused?");
+            let (dir, available_bytes) = (self.dir.display(), space.available_bytes);
+            if refused {
+                tracing::warn!(
+                    %dir, available_bytes, reserve_bytes,
+                    "the disk is full: puts are refused until more than the reserve is free; reads and deletes go on"
+                );
+            } else {
+                tracing::warn!(%dir, available_bytes, reserve_bytes, "there is room on the disk again: puts are taken");
+            }
         }
         Ok(space)
     }
