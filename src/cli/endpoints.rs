@@ -190,7 +190,9 @@ pub(super) fn seconds(text: &str) -> Result<f64, String> {
     if seconds > 0.0 && seconds <= 1e9 { Ok(seconds) } else { Err("more than 0 seconds are wanted".into()) }
 }
 
-/// A key as a person reads it in an error.
+/// A key as a person reads it in an error: the beginning of a long one.
 pub fn shown(key: &[u8]) -> String {
-    String::from_utf8_lossy(key).escape_debug().to_string()
+    const SHOWN_BYTES: usize = 80;
+    let text = String::from_utf8_lossy(&key[..key.len().min(SHOWN_BYTES)]).escape_debug().to_string();
+    if key.len() > SHOWN_BYTES { format!("{text}… ({} bytes)", key.len()) } else { text }
 }

@@ -116,10 +116,9 @@ impl Core {
     }
 
     fn tree_info(&self, name: &str) -> Result<TreeInfo, Refused> {
-        self.replica
-            .engine()
-            .tree(name)
-            .ok_or_else(|| Refused::invalid(format!("tree {name:?} is unknown: create it with CreateTree first")))
+        self.replica.engine().tree(name).ok_or_else(|| {
+            Refused::invalid(format!("tree {name:?} is unknown: create it first (armdb trees --create NAME)"))
+        })
     }
 
     /// Refuses what no tree can hold as a key.
