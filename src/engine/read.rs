@@ -126,12 +126,7 @@ impl Shard {
             }
             // The first candidate of each key is nearly always the record: fetched while others are probed.
             for hash in &hashes[..group.len()] {
-                view.index.get(*hash, |location| {
-                    if let Some(segment) = view.segment(location.segment) {
-                        segment.prefetch(location.offset_bytes());
-                    }
-                    true
-                });
+                view.prefetch(*hash);
             }
             drop(view);
             for (hash, key) in hashes.iter().zip(group) {

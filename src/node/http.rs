@@ -91,8 +91,13 @@ fn answer(verdict: Verdict) -> Response {
 }
 
 async fn metrics(State(served): State<Arc<Served>>) -> Response {
+    exposition(&served.registry)
+}
+
+/// The answer to a scrape.
+pub(crate) fn exposition(registry: &Registry) -> Response {
     let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &served.registry) {
+    match prometheus_client::encoding::text::encode(&mut text, registry) {
         Ok(()) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()

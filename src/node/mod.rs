@@ -18,7 +18,7 @@ pub mod config;
 mod core;
 mod errors;
 mod health;
-mod http;
+pub(crate) mod http;
 mod intake;
 mod kv_service;
 mod kv_stream;

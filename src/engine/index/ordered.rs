@@ -224,12 +224,14 @@ impl Keys {
 
     /// Makes the changes of a sorted chunk.
     fn apply(&mut self, chunk: &Chunk) {
+        let swept;
         let left = if chunk.changes.len() < self.leaves.len() / SWEEP_PART {
-            chunk.changes.clone()
+            &chunk.changes
         } else {
-            self.sweep(chunk)
+            swept = self.sweep(chunk);
+            &swept
         };
-        for change in &left {
+        for change in left {
             if change.removes {
                 self.remove(chunk.key(change));
             } else {

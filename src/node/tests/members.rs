@@ -135,7 +135,12 @@ impl Group {
     }
 
     pub(super) async fn bootstrap(&mut self, leader: usize) -> Vec<Sid> {
-        let all: Vec<usize> = (0..self.nodes.len()).collect();
+        self.bootstrap_of(self.nodes.len(), leader).await
+    }
+
+    /// Of the first so many nodes: the others stay blank.
+    async fn bootstrap_of(&mut self, nodes: usize, leader: usize) -> Vec<Sid> {
+        let all: Vec<usize> = (0..nodes).collect();
         let voters: Vec<Sid> = all.iter().map(|&i| self.sid(i)).collect();
         self.epoch = 1;
         for &i in &all {
@@ -337,13 +342,7 @@ async fn a_candidate_pulls_the_tail_it_lacks_from_the_donor() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blank_storage_joins_as_a_learner_and_becomes_whole_by_the_log() {
     let mut group = Group::new(4).await;
-    let voters: Vec<Sid> = (0..3).map(|i| group.sid(i)).collect();
-    group.epoch = 1;
-    for i in 0..3 {
-        let request = InitRequest { envelope: group.envelope(i), config: group.config(&voters) };
-        group.ask(i, Request::Init(request)).await;
-    }
-    group.change(0, &[0, 1, 2], &voters, None).await;
+    group.bootstrap_of(3, 0).await;
     group.serves(0).await;
     let at = group.put(0, "a", "1").await;
     let reply = group.follow(3, 0, false).await;
@@ -363,13 +362,7 @@ async fn a_full_copy_goes_on_with_what_an_earlier_process_has_staged() {
     let retention = Retention { min_bytes: 0, min_age: Duration::ZERO, max_bytes: Some(1 << 20) };
     let secret = PeerSecret::new("a-secret-of-the-tests").expect("sound");
     let mut group = Group::of(4, secret.into(), retention).await;
-    let voters: Vec<Sid> = (0..3).map(|i| group.sid(i)).collect();
-    group.epoch = 1;
-    for i in 0..3 {
-        let request = InitRequest { envelope: group.envelope(i), config: group.config(&voters) };
-        group.ask(i, Request::Init(request)).await;
-    }
-    group.change(0, &[0, 1, 2], &voters, None).await;
+    group.bootstrap_of(3, 0).await;
     group.serves(0).await;
     let mut at = LogPosition::ZERO;
     for n in 0..60 {
