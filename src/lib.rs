@@ -26,6 +26,8 @@ pub mod drive;
 pub mod engine;
 pub mod ident;
 pub mod local;
+#[cfg(test)]
+mod model;
 pub mod net;
 pub mod node;
 pub mod operator;

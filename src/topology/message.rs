@@ -110,7 +110,7 @@ pub struct Standing {
 }
 
 /// Who a member thinks it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Role {
     /// Replicates from a leader or waits for one.
     Follower,

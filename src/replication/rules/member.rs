@@ -203,6 +203,22 @@ impl MemberCore {
         }
     }
 
+    /// A process in the midst of its life, for the model: it keeps of a member what a rule can tell apart, and makes the
+    /// member anew for every step. No time has passed, no lease is out.
+    #[cfg(test)]
+    pub(crate) fn restored(
+        durable: Durable,
+        role: Role,
+        live_led: Epoch,
+        following: Option<Following>,
+        term: Option<Term>,
+    ) -> Self {
+        let lease = term.as_ref().map(|term| {
+            LeaderLease::new(&term.config.voters, term.config.write_quorum, durable.sid, Duration::ZERO, Duration::ZERO)
+        });
+        Self { role, live_led, following, term, lease, ..Self::new(durable, InstanceId(1), Duration::ZERO) }
+    }
+
     /// Identity and promises, as durable.
     pub fn standing(&self) -> Standing {
         let d = &self.durable;

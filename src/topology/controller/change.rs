@@ -13,11 +13,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::choose::{Answer, Choice, Fitness, NoChoice, Question, at_targets, choose};
+use super::choose::{
+    Answer, Choice, Fitness, NoChoice, Question, ReadQuorum, at_targets, choose, read_quorum, wait_for_leases,
+};
 use super::{Call, Controller};
 use crate::ident::{AttemptId, Sid};
 use crate::position::{Epoch, LogTail};
-use crate::replication::rules::lease_wait;
 use crate::topology::message::{
     AssembleRequest, Donor, Envelope, FenceRequest, LastConfig, MemberName, PromoteRequest, Refusal, Reply, Request,
     ShardTarget,
@@ -264,6 +265,21 @@ impl Controller {
         self.change = Some(Change { plan, allocated: register, attempt, epoch, began, step: Step::Allocating });
     }
 
+    /// Begins a change at once, whatever speaks for or against it: for the model, whose histories are lived through
+    /// again.
+    #[cfg(test)]
+    pub(crate) fn change_now(
+        &mut self,
+        voters: Vec<Sid>,
+        write_quorum: u32,
+        leader: Option<Sid>,
+    ) -> Vec<super::Action> {
+        let register = self.register.found().cloned().expect("the register was read");
+        let plan = Plan::same_voters(Kind::Failover, "a history of the model".into(), self.now, &register);
+        self.begin(Plan { voters, write_quorum, want: leader, only: leader, ..plan }, &register);
+        std::mem::take(&mut self.actions)
+    }
+
     /// Carries the running change as far as it goes now. True: it ended.
     pub(super) fn drive(&mut self) -> bool {
         let Some(mut change) = self.change.take() else { return false };
@@ -390,11 +406,10 @@ impl Controller {
         let (have, needed) = (valid(&BTreeSet::new()), change.allocated.read_quorum());
         #[cfg(test)]
         let needed = needed - usize::from(self.weakness == Some(super::Weakness::FenceByOneLess));
-        let quorum = have >= needed || self.live_leader_answered(change, &f.answers);
-        // The amnesia rule: what W voters held and some lost with their page cache is among all of them, if anywhere.
-        let all_answered = voters.iter().all(|sid| f.answers.get(sid).is_some_and(|a| a.valid_with_all(change.epoch)));
-        let amnesia = !quorum && all_answered;
-        let enough = (quorum || amnesia) && change.plan.must_fence.iter().all(|sid| f.answers.contains_key(sid));
+        let quorum = read_quorum(&f.answers, change.epoch, voters, needed, change.allocated.last_leading);
+        let amnesia = quorum == ReadQuorum::Amnesic;
+        let enough =
+            quorum != ReadQuorum::Missing && change.plan.must_fence.iter().all(|sid| f.answers.contains_key(sid));
         let mut obstacle = format!("{have} of {needed} valid answers of the voters to FENCE");
         // Whatever W voters held is among any R answers: an entry that only those left out hold was never committed.
         let left_out: BTreeSet<Sid> = f.ignored.iter().copied().chain(change.plan.ignore).collect();
@@ -498,13 +513,6 @@ impl Controller {
             member.sid().is_none().then(|| (sid, name.clone()))
         })
         .collect()
-    }
-
-    /// R5 (b): the process that leads the last decided epoch has answered.
-    fn live_leader_answered(&self, change: &Change, answers: &BTreeMap<Sid, Answer>) -> bool {
-        change.allocated.last_leading.is_some_and(|last| {
-            answers.get(&last.sid).is_some_and(|a| a.valid(change.epoch) && a.reply.standing.live_led == last.epoch)
-        })
     }
 
     fn fitness(&self) -> BTreeMap<Sid, Fitness> {
@@ -641,7 +649,12 @@ impl Controller {
                 min_voters: register.min_voters,
             },
             targets: tails,
-            lease_wait: self.lease_wait(change, &p.chosen.answers),
+            lease_wait: wait_for_leases(
+                &p.chosen.answers,
+                &change.allocated.voters,
+                change.allocated.last_leading,
+                now,
+            ),
             shard_time_ms: p.chosen.answers.values().map(|a| a.reply.shard_time_ms).max().unwrap_or(0),
             members: members.filter(|&&sid| sid != leader).map(|&sid| self.donor(&register, sid)).collect(),
         };
@@ -650,24 +663,6 @@ impl Controller {
         let id = self.send(name, PROMOTE_TIMEOUT, Request::Promote(request), call);
         p.asked = Some(Asked::UnderWay(id));
         Progress::Wait
-    }
-
-    /// How long the new leader must wait for leases that are out, from now on.
-    fn lease_wait(&self, change: &Change, answers: &BTreeMap<Sid, Answer>) -> Duration {
-        // Measured from when the answer came, which is later than when the remainder was told.
-        let left = |a: &Answer| lease_wait(a.reply.lease_remaining).saturating_sub(self.now.saturating_sub(a.at));
-        if let Some(last) = change.allocated.last_leading
-            && let Some(a) = answers.get(&last.sid).filter(|a| a.reply.standing.live_led == last.epoch)
-        {
-            // It reads no more; what it still had to wait for itself is in its answer.
-            return left(a);
-        }
-        answers
-            .iter()
-            .filter(|(sid, _)| change.allocated.voters.contains(sid))
-            .map(|(_, a)| left(a))
-            .max()
-            .unwrap_or_default()
     }
 
     // --- answers ------------------------------------------------------------------------------------------

@@ -10,87 +10,140 @@ use std::time::Duration;
 use super::members::{may_vote, may_vote_with_all};
 use crate::ident::Sid;
 use crate::position::{Epoch, LogTail};
+use crate::replication::rules::lease_wait;
 use crate::topology::message::{DataState, FenceReply, MemberName};
+use crate::topology::register::Leading;
 
 /// An answer to FENCE.
 #[derive(Debug, Clone)]
-pub(super) struct Answer {
-    pub(super) name: MemberName,
-    pub(super) reply: FenceReply,
-    pub(super) at: Duration,
+pub(crate) struct Answer {
+    pub(crate) name: MemberName,
+    pub(crate) reply: FenceReply,
+    pub(crate) at: Duration,
 }
 
 impl Answer {
     /// Whether it counts towards R in `epoch`, if its sid votes.
-    pub(super) fn valid(&self, epoch: Epoch) -> bool {
+    pub(crate) fn valid(&self, epoch: Epoch) -> bool {
         self.reply.standing.promised == epoch && may_vote(&self.reply.shards)
     }
 
     /// Whether it counts if every voter has answered.
-    pub(super) fn valid_with_all(&self, epoch: Epoch) -> bool {
+    pub(crate) fn valid_with_all(&self, epoch: Epoch) -> bool {
         self.reply.standing.promised == epoch && may_vote_with_all(&self.reply.shards)
     }
 }
 
+/// What the answers to FENCE are worth (R5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReadQuorum {
+    /// Whatever was committed may be missing from them.
+    Missing,
+    /// R valid answers of voters, or the one of the process that leads the last decided epoch.
+    Valid,
+    /// The amnesia rule: what W voters held and some lost with their page cache is among all of them, if anywhere.
+    Amnesic,
+}
+
+/// Whether `answers` to FENCE of `epoch` are a read quorum of `voters`, of which `needed` (R) are enough; `last` is the
+/// newest decided leadership.
+pub(crate) fn read_quorum(
+    answers: &BTreeMap<Sid, Answer>,
+    epoch: Epoch,
+    voters: &[Sid],
+    needed: usize,
+    last: Option<Leading>,
+) -> ReadQuorum {
+    let have = voters.iter().filter(|sid| answers.get(sid).is_some_and(|a| a.valid(epoch))).count();
+    let live_leader = last.is_some_and(|last| {
+        answers.get(&last.sid).is_some_and(|a| a.valid(epoch) && a.reply.standing.live_led == last.epoch)
+    });
+    if have >= needed || live_leader {
+        ReadQuorum::Valid
+    } else if voters.iter().all(|sid| answers.get(sid).is_some_and(|a| a.valid_with_all(epoch))) {
+        ReadQuorum::Amnesic
+    } else {
+        ReadQuorum::Missing
+    }
+}
+
+/// How long a new leader must wait for leases that may be out, from `now` on; the rest as for [`read_quorum`].
+pub(crate) fn wait_for_leases(
+    answers: &BTreeMap<Sid, Answer>,
+    voters: &[Sid],
+    last: Option<Leading>,
+    now: Duration,
+) -> Duration {
+    // Measured from when the answer came, which is later than when the remainder was told.
+    let left = |a: &Answer| lease_wait(a.reply.lease_remaining).saturating_sub(now.saturating_sub(a.at));
+    if let Some(last) = last
+        && let Some(a) = answers.get(&last.sid).filter(|a| a.reply.standing.live_led == last.epoch)
+    {
+        // It reads no more; what it still had to wait for itself is in its answer.
+        return left(a);
+    }
+    answers.iter().filter(|(sid, _)| voters.contains(sid)).map(|(_, a)| left(a)).max().unwrap_or_default()
+}
+
 /// What speaks for or against a member as leader, besides its log.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Fitness {
-    pub(super) leaving: bool,
-    pub(super) disk_full: bool,
-    pub(super) cooling: bool,
-    pub(super) ordinal: u32,
+pub(crate) struct Fitness {
+    pub(crate) leaving: bool,
+    pub(crate) disk_full: bool,
+    pub(crate) cooling: bool,
+    pub(crate) ordinal: u32,
 }
 
 /// The question.
 #[derive(Debug)]
-pub(super) struct Question<'a> {
-    pub(super) epoch: Epoch,
+pub(crate) struct Question<'a> {
+    pub(crate) epoch: Epoch,
     /// Every voter has answered and too few are whole: amnesic ones count.
-    pub(super) amnesia: bool,
+    pub(crate) amnesia: bool,
     /// V, whose answers are counted.
-    pub(super) voters: &'a [Sid],
+    pub(crate) voters: &'a [Sid],
     /// V', one of whom shall lead.
-    pub(super) next: &'a [Sid],
+    pub(crate) next: &'a [Sid],
     /// How many of V' must have everything: 1 if only the leader changes, else W'.
-    pub(super) assembled: usize,
+    pub(crate) assembled: usize,
     /// Shall lead if it can.
-    pub(super) want: Option<Sid>,
+    pub(crate) want: Option<Sid>,
     /// Shall lead only if nobody else can.
-    pub(super) avoid: Option<Sid>,
+    pub(crate) avoid: Option<Sid>,
     /// Leads on if the one that shall lead cannot.
-    pub(super) keep: Option<Sid>,
+    pub(crate) keep: Option<Sid>,
     /// Nobody else may lead.
-    pub(super) only: Option<Sid>,
+    pub(crate) only: Option<Sid>,
     /// Could not assemble in this attempt.
-    pub(super) excluded: &'a BTreeSet<Sid>,
-    pub(super) fitness: &'a BTreeMap<Sid, Fitness>,
+    pub(crate) excluded: &'a BTreeSet<Sid>,
+    pub(crate) fitness: &'a BTreeMap<Sid, Fitness>,
     /// See `Weakness`.
     #[cfg(test)]
-    pub(super) longest_wins: bool,
+    pub(crate) longest_wins: bool,
 }
 
 /// Per shard.
 #[derive(Debug, Clone)]
-pub(super) struct Target {
-    pub(super) tail: LogTail,
+pub(crate) struct Target {
+    pub(crate) tail: LogTail,
     /// Who has it, among the valid answers.
-    pub(super) donor: Sid,
+    pub(crate) donor: Sid,
 }
 
 /// The answer.
 #[derive(Debug, Clone)]
-pub(super) struct Choice {
-    pub(super) leader: Sid,
+pub(crate) struct Choice {
+    pub(crate) leader: Sid,
     /// Who must be at the targets before DECIDE, the leader included.
-    pub(super) assemble: Vec<Sid>,
-    pub(super) targets: Vec<Target>,
+    pub(crate) assemble: Vec<Sid>,
+    pub(crate) targets: Vec<Target>,
     /// Nothing better could come from further answers than what was asked for.
-    pub(super) as_wished: bool,
+    pub(crate) as_wished: bool,
 }
 
 /// Why nobody was chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum NoChoice {
+pub(crate) enum NoChoice {
     /// More answers may help.
     Few(String),
     /// The logs contradict each other: a rule was broken somewhere.
@@ -162,13 +215,13 @@ fn missing(answer: &Answer, targets: &[Target], answers: &BTreeMap<Sid, Answer>)
 }
 
 /// Whether its logs are exactly at the targets.
-pub(super) fn at_targets(answer: &Answer, targets: &[Target]) -> bool {
+pub(crate) fn at_targets(answer: &Answer, targets: &[Target]) -> bool {
     answer.reply.shards.len() == targets.len()
         && answer.reply.shards.iter().zip(targets).all(|(have, want)| have.tail == want.tail)
 }
 
 /// TARGET and CHOOSE.
-pub(super) fn choose(answers: &BTreeMap<Sid, Answer>, question: &Question<'_>) -> Result<Choice, NoChoice> {
+pub(crate) fn choose(answers: &BTreeMap<Sid, Answer>, question: &Question<'_>) -> Result<Choice, NoChoice> {
     let q = question;
     let targets = targets(answers, q)?;
     let mut able: Vec<(Sid, &Answer, bool, u64)> = answers

@@ -20,7 +20,7 @@
 
 mod bootstrap;
 mod change;
-mod choose;
+pub(crate) mod choose;
 mod detect;
 mod lost_register;
 mod members;
