@@ -211,7 +211,7 @@ fn every_rule_has_a_mutant_that_is_caught() {
 
 #[test]
 fn r1_decide_without_a_swap_is_harmless_to_logs_while_voters_stay_as_they_are() {
-    let setup = Setup { mutant: Some(Mutant::DecideWithoutSwap), ..Setup::of(3, 3, 1) };
+    let setup = Setup { mutant: Some(Mutant::DecideWithoutSwap), ..Setup::of(2, 3, 1) };
     super::worlds::exhaust("DECIDE without a swap, fixed voters", setup);
 }
 

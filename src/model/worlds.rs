@@ -3,6 +3,8 @@
 //! `ARMDB_MODEL=large` exhausts the larger ones too, and walks a hundred times as far: hours. What that gave, with the
 //! figures, is in `docs/reliability.md`.
 
+use std::collections::HashMap;
+use std::fmt::Debug;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
@@ -17,10 +19,12 @@ fn large() -> bool {
     std::env::var("ARMDB_MODEL").is_ok_and(|what| what == "large")
 }
 
-fn tell<M: Model>(violations: Vec<(&'static str, Path<M::State, M::Action>)>)
+type Discoveries<M> = HashMap<&'static str, Path<<M as Model>::State, <M as Model>::Action>>;
+
+fn tell<M: Model>(violations: Discoveries<M>)
 where
-    M::State: std::fmt::Debug,
-    M::Action: std::fmt::Debug,
+    M::State: Debug,
+    M::Action: Debug,
 {
     let broken = violations.len();
     for (property, path) in violations {
@@ -39,14 +43,14 @@ where
 pub(super) fn exhaust<M>(name: &str, model: M)
 where
     M: Model + Send + Sync + 'static,
-    M::State: Hash + Clone + PartialEq + Send + Sync + std::fmt::Debug + 'static,
-    M::Action: Clone + PartialEq + std::fmt::Debug,
+    M::State: Hash + Clone + PartialEq + Send + Sync + Debug + 'static,
+    M::Action: Clone + PartialEq + Debug,
 {
     let began = Instant::now();
     let checker = model.checker().finish_when(HasDiscoveries::Any).spawn_bfs().join();
     let (states, depth) = (checker.unique_state_count(), checker.max_depth());
     println!("{name}: {states} states, depth {depth}, {:.1} s", began.elapsed().as_secs_f64());
-    tell::<M>(checker.discoveries().into_iter().collect());
+    tell::<M>(checker.discoveries());
     assert!(checker.is_done(), "not all of it was seen");
 }
 
@@ -54,8 +58,8 @@ where
 fn walk<M>(name: &str, model: M, states: usize)
 where
     M: Model + Clone + Send + Sync + 'static,
-    M::State: Hash + Clone + PartialEq + Send + Sync + std::fmt::Debug + 'static,
-    M::Action: Clone + PartialEq + std::fmt::Debug,
+    M::State: Hash + Clone + PartialEq + Send + Sync + Debug + 'static,
+    M::Action: Clone + PartialEq + Debug,
 {
     let began = Instant::now();
     let walker = Walker(model.clone());
@@ -69,7 +73,7 @@ where
         .join();
     let (states, depth) = (checker.state_count(), checker.max_depth());
     println!("{name}: {states} states of walks, depth {depth}, {:.1} s", began.elapsed().as_secs_f64());
-    tell::<M>(checker.discoveries().into_iter().collect());
+    tell::<M>(checker.discoveries());
 }
 
 macro_rules! worlds {
@@ -103,7 +107,7 @@ worlds! {
     three_voters: Setup::of(3, 3, 1), Setup::of(3, 3, 2);
     three_voters_and_the_live_leader: Setup { leader_only: true, ..Setup::of(3, 2, 1) }, Setup { leader_only: true, ..Setup::of(3, 3, 1) };
     two_shards: Setup { shards: 2, ..Setup::of(2, 2, 2) }, Setup { shards: 2, ..Setup::of(3, 2, 2) };
-    atomic_batches: Setup { batches: true, ..fsync(2, 2) }, Setup { batches: true, ..fsync(3, 2) };
+    atomic_batches: Setup { batches: true, durability: Durability::Fsync, crashes: 1, ..Setup::of(2, 2, 2) }, Setup { batches: true, ..fsync(3, 2) };
     a_crash_before_a_sync: fsync(2, 1), Setup { leader_only: true, ..fsync(3, 1) };
     amnesia: os(2, 1), Setup { leader_only: true, ..os(3, 1) };
     a_voter_is_replaced: Setup { configs: replaced(), ..Setup::of(4, 2, 1) }, Setup { configs: replaced(), ..Setup::of(4, 3, 1) };
