@@ -1,7 +1,7 @@
 //! Read leases under clocks that run fast or slow: when may an old leader still answer, when may the next one write?
 //!
-//! Three members and a controller, each with a clock of its own that is never compared with another's. True time goes in
-//! steps; everything may happen at any of them: heartbeats are sent, arrive and are acknowledged late or never, members
+//! Three members and a controller, each with a clock of its own that is never compared with another's. True time goes
+//! in steps; everything may happen at any of them: heartbeats are sent, arrive and are acknowledged late or never, members
 //! are fenced, restarted, promoted, processes pause between reading and answering (a read is begun at one step and
 //! answered at any later one). The lease, the grant, the remainder in a FENCE reply and the new leader's wait are the
 //! product's (`LeaderLease`, `LeaseGrant`, `wait_for_leases`). Of the log it is taken for granted what the other model

@@ -94,6 +94,14 @@ fn replaced() -> Vec<Config> {
     vec![Config::majority(3), Config::of(&[0, 1, 3], 2)]
 }
 
+/// All must acknowledge, then a majority.
+fn relaxed() -> Vec<Config> {
+    vec![Config::of(&[0, 1, 2], 3), Config::majority(3)]
+}
+
+/// Coarse steps, in which everything can be seen.
+const COARSE: Leases = Leases { step: Duration::from_millis(300), steps: 2, ..LEASES };
+
 fn os(epochs: u8, writes: u8) -> Setup {
     Setup { durability: Durability::Os, crashes: 1, ..Setup::of(3, epochs, writes) }
 }
@@ -102,25 +110,56 @@ fn fsync(epochs: u8, writes: u8) -> Setup {
     Setup { durability: Durability::Fsync, crashes: 1, ..Setup::of(3, epochs, writes) }
 }
 
+fn reconfigured(configs: Vec<Config>, members: usize, epochs: u8) -> Setup {
+    Setup { configs, ..Setup::of(members, epochs, 1) }
+}
+
+// The first is exhausted always, the second if that is asked for.
 worlds! {
-    two_voters: Setup { lossy: true, notices: true, ..Setup::of(2, 3, 1) }, Setup { lossy: true, notices: true, ..Setup::of(2, 4, 2) };
-    three_voters: Setup::of(3, 3, 1), Setup::of(3, 3, 2);
-    three_voters_and_the_live_leader: Setup { leader_only: true, ..Setup::of(3, 2, 1) }, Setup { leader_only: true, ..Setup::of(3, 3, 1) };
-    two_shards: Setup { shards: 2, ..Setup::of(2, 2, 2) }, Setup { shards: 2, ..Setup::of(3, 2, 2) };
-    atomic_batches: Setup { batches: true, durability: Durability::Fsync, crashes: 1, ..Setup::of(2, 2, 2) }, Setup { batches: true, ..fsync(3, 2) };
-    a_crash_before_a_sync: fsync(2, 1), Setup { leader_only: true, ..fsync(3, 1) };
-    amnesia: os(2, 1), Setup { leader_only: true, ..os(3, 1) };
-    a_voter_is_replaced: Setup { configs: replaced(), ..Setup::of(4, 2, 1) }, Setup { configs: replaced(), ..Setup::of(4, 3, 1) };
-    all_must_acknowledge_and_then_a_majority: Setup { configs: vec![Config::of(&[0, 1, 2], 3), Config::majority(3)], ..Setup::of(3, 2, 1) }, Setup { configs: vec![Config::of(&[0, 1, 2], 3), Config::majority(3)], ..Setup::of(3, 3, 1) };
-    a_log_is_compacted: Setup { compactions: 1, crashes: 1, ..Setup::of(3, 2, 1) }, Setup { compactions: 1, crashes: 1, ..Setup::of(3, 3, 1) };
-    a_volume_is_replaced: Setup { wipes: true, crashes: 1, ..Setup::of(3, 2, 1) }, Setup { wipes: true, crashes: 1, ..Setup::of(3, 3, 1) };
-    four_voters: Setup { notices: true, ..Setup::of(4, 2, 1) }, Setup { notices: true, ..Setup::of(4, 3, 1) };
-    clocks_within_the_bound: LEASES, Leases { restarts: 1, ..LEASES };
+    two_voters:
+        Setup { lossy: true, notices: true, ..Setup::of(2, 3, 2) },
+        Setup { lossy: true, notices: true, ..Setup::of(2, 4, 2) };
+    three_voters:
+        Setup::of(3, 3, 1),
+        Setup::of(3, 3, 2);
+    three_voters_and_the_live_leader:
+        Setup { leader_only: true, ..Setup::of(3, 3, 0) },
+        Setup { leader_only: true, ..Setup::of(3, 3, 1) };
+    two_shards:
+        Setup { shards: 2, ..Setup::of(2, 3, 1) },
+        Setup { shards: 2, ..Setup::of(3, 2, 2) };
+    atomic_batches:
+        Setup { batches: true, durability: Durability::Fsync, crashes: 1, ..Setup::of(2, 2, 2) },
+        Setup { batches: true, ..fsync(2, 2) };
+    a_crash_before_a_sync:
+        Setup { leader_only: true, ..fsync(2, 1) },
+        Setup { leader_only: true, ..fsync(3, 1) };
+    amnesia:
+        Setup { leader_only: true, ..os(2, 1) },
+        Setup { leader_only: true, ..os(3, 1) };
+    a_voter_is_replaced:
+        reconfigured(replaced(), 4, 2),
+        reconfigured(replaced(), 4, 3);
+    all_must_acknowledge_and_then_a_majority:
+        reconfigured(relaxed(), 3, 2),
+        reconfigured(relaxed(), 3, 3);
+    a_log_is_compacted:
+        Setup { compactions: 1, crashes: 1, ..Setup::of(3, 2, 1) },
+        Setup { compactions: 1, crashes: 1, ..Setup::of(3, 3, 1) };
+    a_volume_is_replaced:
+        Setup { wipes: true, crashes: 1, ..Setup::of(3, 2, 1) },
+        Setup { wipes: true, crashes: 1, ..Setup::of(3, 3, 1) };
+    four_voters:
+        Setup::of(4, 2, 1),
+        Setup { notices: true, ..Setup::of(4, 3, 1) };
+    clocks_within_the_bound:
+        COARSE,
+        Leases { steps: 4, ..COARSE };
 }
 
 #[test]
 fn clocks_beyond_the_bound_are_noticed() {
-    let beyond = Leases { spread_ppm: 200_000, ..LEASES };
+    let beyond = Leases { spread_ppm: 200_000, ..COARSE };
     let checker = beyond.checker().finish_when(HasDiscoveries::Any).spawn_bfs().join();
     let (_, path) = checker.discoveries().into_iter().next().expect("a stale read");
     println!("noticed after {} states: {:?}", checker.unique_state_count(), path.into_actions());
