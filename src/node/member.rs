@@ -228,6 +228,11 @@ impl Member {
         self.state.copied_bytes.load(Ordering::Relaxed)
     }
 
+    /// Hellos of followers and orders of controllers that were refused since the process started.
+    pub fn refused_peers(&self) -> u64 {
+        self.state.refused_peers.load(Ordering::Relaxed)
+    }
+
     /// What controllers are told.
     pub fn health(&self) -> HealthReport {
         self.state.health()

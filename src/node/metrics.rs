@@ -286,6 +286,9 @@ fn encode_role(encoder: &mut DescriptorEncoder<'_>, replica: &dyn Replica) -> En
     }
     counter(encoder, "full_copy_bytes", "Bytes of full copies that have arrived here.")?
         .value(&[], replica.copied_bytes() as f64)?;
+    let help =
+        "Hellos of followers and orders of controllers refused: of another cluster, lineage or storage, or obsolete.";
+    counter(encoder, "refused_peers", help)?.value(&[], replica.refused_peers() as f64)?;
     if let Some(staleness) = replica.staleness() {
         gauge(encoder, "staleness_seconds", "How old the committed state is at most.")?
             .value(&[], staleness.as_secs_f64())?;

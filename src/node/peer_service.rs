@@ -64,6 +64,7 @@ impl PeerService {
 
     fn refused(&self, refusal: Refusal) -> Reply {
         tracing::info!(%refusal, "a controller's request is refused");
+        self.state.refused_peers.fetch_add(1, Ordering::Relaxed);
         Reply::Refused(refusal, Box::new(self.state.core.lock().standing()))
     }
 

@@ -45,6 +45,8 @@ pub trait Replica: Send + Sync + 'static {
     fn acked_by_all(&self, shard: u16) -> Gsn;
     /// Bytes of full copies that have arrived since the process started.
     fn copied_bytes(&self) -> u64;
+    /// Hellos of followers and orders of controllers that were refused since the process started.
+    fn refused_peers(&self) -> u64;
     /// What controllers are told.
     fn health(&self) -> HealthReport;
     /// The members as this one knows them, for clients.
@@ -92,6 +94,9 @@ impl Replica for Member {
     }
     fn copied_bytes(&self) -> u64 {
         self.copied_bytes()
+    }
+    fn refused_peers(&self) -> u64 {
+        self.refused_peers()
     }
     fn health(&self) -> HealthReport {
         self.health()

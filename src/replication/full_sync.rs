@@ -1,10 +1,11 @@
 //! Full sync over the wire: the leader pins a snapshot and gives its files, the follower stages and switches.
 //!
-//! A pin outlives a broken stream for [`PIN_IDLE`], so that a receiver that comes back goes on where it was. The
-//! receiver persists `Syncing` before it touches anything (the engine does), and never takes a copy from someone
-//! who has committed less (R11). Writes go on meanwhile; what came after the pin follows as log. A receiver that
-//! finds pieces of a pin's files that its giver does not know of, because an earlier process of it staged them, asks
-//! again and names them.
+//! Two calls: the giver pins and sends the manifest; the receiver stages, keeps what an earlier attempt of it, or an
+//! earlier process, has staged of the same files whole, and asks for the rest. A pin outlives a broken stream for
+//! [`PIN_IDLE`], so that a receiver that comes back goes on within a file too; it is not dropped before the receiver
+//! has named what it lacks and was given that. The receiver persists `Syncing` before it touches anything (the engine
+//! does), and never takes a copy from someone who has committed less (R11). Writes go on meanwhile; what came after
+//! the pin follows as log.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,16 +38,10 @@ pub(crate) type Snapshot = ReceiverStream<Result<proto::SnapshotResponse, Status
 
 /// A manifest as it travels.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct WireManifest {
+pub(crate) struct WireManifest {
+    /// Never 0.
     pin: u64,
     snapshot: SnapshotManifest,
-}
-
-/// What a receiver has of a pin it began to read.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Resume {
-    pin: u64,
-    files: HashMap<String, u64>,
 }
 
 // --- the giving side ----------------------------------------------------------------------------------------------
@@ -76,7 +71,8 @@ impl Pins {
         let mut number = [0; 8];
         // Any number will do that a receiver of an earlier process does not have by chance.
         let _ = getrandom::fill(&mut number);
-        let pinned = Pinned { number: u64::from_le_bytes(number) >> 12, pin: Arc::new(pin), used: Instant::now() };
+        let pinned =
+            Pinned { number: (u64::from_le_bytes(number) >> 12).max(1), pin: Arc::new(pin), used: Instant::now() };
         self.0.lock().insert(key, pinned.clone());
         pinned
     }
@@ -116,41 +112,50 @@ pub(crate) fn give(
     }
     // In this request the envelope names the receiver: it is what a pin is kept for.
     let key = (envelope.to, shard);
-    let resume: Option<Resume> = serde_json::from_slice(&request.resume_json).ok();
-    let kept = resume.and_then(|resume| Some((pins.kept(key, resume.pin)?, resume.files)));
+    let kept = match request.pin {
+        0 => None,
+        number => Some(pins.kept(key, number).ok_or_else(|| Status::not_found("that pin is not kept any more"))?),
+    };
+    let have = request.have;
     let (sender, receiver) = mpsc::channel(QUEUED);
     let (state, pins) = (Arc::clone(state), Arc::clone(pins));
     tokio::spawn(async move {
-        let (pinned, have) = match kept {
-            Some(kept) => kept,
-            None => {
-                let pinning = Arc::clone(&state);
-                let pin = tokio::task::spawn_blocking(move || pinning.shard(shard).pin_snapshot()).await;
-                match pin {
-                    Ok(Ok(pin)) => (pins.keep(key, pin), HashMap::new()),
-                    Ok(Err(error)) => {
-                        let _ = sender.send(Err(Status::unavailable(error.to_string()))).await;
-                        return;
-                    }
-                    Err(error) => {
-                        let _ = sender.send(Err(Status::internal(error.to_string()))).await;
-                        return;
-                    }
+        let giving = async {
+            match kept {
+                None => send_manifest(&state, &pins, key, &sender).await,
+                Some(pinned) => {
+                    send_files(&pins, key, &pinned, &have, &sender).await?;
+                    pins.drop_pin(key, pinned.number);
+                    Ok(())
                 }
             }
         };
         let end = tokio::select! {
             () = term.ended.cancelled() => Err(Status::unavailable("this member leads no more")),
-            end = send_files(&pins, key, &pinned, &have, &sender) => end,
+            end = giving => end,
         };
-        match end {
-            Ok(()) => pins.drop_pin(key, pinned.number),
-            Err(status) => {
-                let _ = sender.send(Err(status)).await;
-            }
+        if let Err(status) = end {
+            let _ = sender.send(Err(status)).await;
         }
     });
     Ok(ReceiverStream::new(receiver))
+}
+
+type Sender = mpsc::Sender<Result<proto::SnapshotResponse, Status>>;
+
+fn receiver_gone<T>(_: T) -> Status {
+    Status::cancelled("the receiver is gone")
+}
+
+/// Pins, and tells what.
+async fn send_manifest(state: &Arc<MemberState>, pins: &Pins, key: (Sid, u16), sender: &Sender) -> Result<(), Status> {
+    let pinning = Arc::clone(state);
+    let pin = tokio::task::spawn_blocking(move || pinning.shard(key.1).pin_snapshot()).await;
+    let pin = pin.map_err(|error| Status::internal(error.to_string()))?;
+    let pinned = pins.keep(key, pin.map_err(|error| Status::unavailable(error.to_string()))?);
+    let wire = WireManifest { pin: pinned.number, snapshot: pinned.pin.manifest().clone() };
+    let json = serde_json::to_vec(&wire).map_err(|error| Status::internal(error.to_string()))?;
+    sender.send(Ok(response(snapshot_response::Message::ManifestJson(json.into())))).await.map_err(receiver_gone)
 }
 
 async fn send_files(
@@ -158,14 +163,9 @@ async fn send_files(
     key: (Sid, u16),
     pinned: &Pinned,
     have: &HashMap<String, u64>,
-    sender: &mpsc::Sender<Result<proto::SnapshotResponse, Status>>,
+    sender: &Sender,
 ) -> Result<(), Status> {
-    let gone = || Status::cancelled("the receiver is gone");
-    let manifest = pinned.pin.manifest();
-    let wire = WireManifest { pin: pinned.number, snapshot: manifest.clone() };
-    let json = serde_json::to_vec(&wire).map_err(|error| Status::internal(error.to_string()))?;
-    sender.send(Ok(response(snapshot_response::Message::ManifestJson(json.into())))).await.map_err(|_| gone())?;
-    for file in &manifest.files {
+    for file in &pinned.pin.manifest().files {
         let mut offset = have.get(&file.name).copied().unwrap_or(0).min(file.len);
         while offset < file.len {
             let len = usize::try_from(file.len - offset).unwrap_or(PART_BYTES).min(PART_BYTES);
@@ -176,12 +176,12 @@ async fn send_files(
             }
             let read = bytes.len() as u64;
             let part = proto::FilePart { name: file.name.clone(), offset, bytes };
-            sender.send(Ok(response(snapshot_response::Message::Part(part)))).await.map_err(|_| gone())?;
+            sender.send(Ok(response(snapshot_response::Message::Part(part)))).await.map_err(receiver_gone)?;
             offset += read;
             pins.touch(key);
         }
     }
-    sender.send(Ok(response(snapshot_response::Message::Done(true)))).await.map_err(|_| gone())
+    sender.send(Ok(response(snapshot_response::Message::Done(true)))).await.map_err(receiver_gone)
 }
 
 fn response(message: snapshot_response::Message) -> proto::SnapshotResponse {
@@ -190,14 +190,6 @@ fn response(message: snapshot_response::Message) -> proto::SnapshotResponse {
 
 // --- the taking side ----------------------------------------------------------------------------------------------
 
-/// How a request for a copy ended.
-enum Pulled {
-    /// The copy is in place.
-    All,
-    /// More is here than the giver was told.
-    HereAlready,
-}
-
 /// Replaces a shard's data by a copy of the leader's; its state is `Syncing` until the log has caught up.
 pub(crate) async fn pull(
     state: &Arc<MemberState>,
@@ -205,79 +197,127 @@ pub(crate) async fn pull(
     channel: PeerChannel,
     shard: u16,
 ) -> Result<(), String> {
-    let first = pull_once(state, following, channel.clone(), shard, true).await?;
-    if let Pulled::HereAlready = first {
-        pull_once(state, following, channel, shard, false).await?;
+    let known = state.full_syncs.lock().remove(&shard);
+    let anew = known.is_none();
+    let manifest = match known {
+        Some(known) => known,
+        None => ask_manifest(state, following, channel.clone(), shard).await?,
+    };
+    match pull_files(state, following, channel.clone(), shard, manifest).await {
+        Err(Ended::PinGone) if !anew => {
+            let manifest = ask_manifest(state, following, channel.clone(), shard).await?;
+            pull_files(state, following, channel, shard, manifest).await.map_err(String::from)
+        }
+        other => other.map_err(String::from),
     }
-    Ok(())
 }
 
-async fn pull_once(
+/// Why the files did not come.
+enum Ended {
+    /// The giver does not know the pin (any more): another leader, or too late.
+    PinGone,
+    Failed(String),
+}
+
+impl From<String> for Ended {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
+}
+
+impl From<Ended> for String {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::PinGone => "the leader has given up what it had pinned".into(),
+            Ended::Failed(why) => why,
+        }
+    }
+}
+
+fn request(state: &MemberState, following: &Following, shard: u16) -> Result<proto::SnapshotRequest, String> {
+    let core = state.core.lock();
+    let durable = core.durable();
+    let cluster_id = durable.cluster_id.ok_or("this storage belongs to no cluster yet")?;
+    let envelope = Envelope { cluster_id, lineage: durable.lineage, to: durable.sid };
+    Ok(proto::SnapshotRequest {
+        envelope: Some(envelope.into()),
+        epoch: following.epoch,
+        shard: shard.into(),
+        ..Default::default()
+    })
+}
+
+fn said(status: tonic::Status) -> String {
+    status.message().to_owned()
+}
+
+async fn ask_manifest(
+    state: &MemberState,
+    following: &Following,
+    channel: PeerChannel,
+    shard: u16,
+) -> Result<WireManifest, String> {
+    let request = request(state, following, shard)?;
+    let mut stream = replication(channel).snapshot(request).await.map_err(said)?.into_inner();
+    match stream.message().await.map_err(said)?.and_then(|message| message.message) {
+        Some(snapshot_response::Message::ManifestJson(json)) => {
+            serde_json::from_slice(&json).map_err(|error| error.to_string())
+        }
+        _ => Err("the leader sent no manifest".into()),
+    }
+}
+
+async fn pull_files(
     state: &Arc<MemberState>,
     following: &Following,
     channel: PeerChannel,
     shard: u16,
-    may_ask_again: bool,
-) -> Result<Pulled, String> {
-    let envelope = {
-        let core = state.core.lock();
-        let durable = core.durable();
-        let cluster_id = durable.cluster_id.ok_or("this storage belongs to no cluster yet")?;
-        Envelope { cluster_id, lineage: durable.lineage, to: durable.sid }
+    manifest: WireManifest,
+) -> Result<(), Ended> {
+    let mut taking = begin(state, following, shard, &manifest.snapshot).await?;
+    let (files, total) = (&manifest.snapshot.files, manifest.snapshot.total_bytes());
+    let have: HashMap<String, u64> =
+        files.iter().map(|file| (file.name.clone(), taking.have(&file.name))).filter(|(_, have)| *have > 0).collect();
+    let here: u64 = have.values().sum();
+    tracing::info!(shard, g0 = ?manifest.snapshot.g0.last, files = files.len(), total, here, "full copy");
+    let request = proto::SnapshotRequest { pin: manifest.pin, have, ..request(state, following, shard)? };
+    let opened = replication(channel).snapshot(request).await;
+    let mut stream = match opened {
+        Ok(opened) => opened.into_inner(),
+        Err(status) if status.code() == tonic::Code::NotFound => return Err(Ended::PinGone),
+        Err(status) => {
+            state.full_syncs.lock().insert(shard, manifest);
+            return Err(Ended::Failed(said(status)));
+        }
     };
-    let known = state.full_syncs.lock().get(&shard).cloned();
-    let resume = known.as_ref().and_then(|resume| serde_json::to_vec(resume).ok());
-    let request = proto::SnapshotRequest {
-        envelope: Some(envelope.into()),
-        epoch: following.epoch,
-        shard: shard.into(),
-        resume_json: resume.unwrap_or_default().into(),
-    };
-    let mut stream =
-        replication(channel).snapshot(request).await.map_err(|status| status.message().to_owned())?.into_inner();
-    let mut taking: Option<FullSync> = None;
+    // Where the stream breaks, the next attempt goes on with this pin.
+    state.full_syncs.lock().insert(shard, manifest);
     let mut bytes: u64 = 0;
     loop {
-        let message = stream.message().await.map_err(|status| status.message().to_owned())?;
-        let message = message.and_then(|message| message.message).ok_or("the leader ended the copy")?;
+        let message = stream.message().await.map_err(said)?;
+        let message = message.and_then(|message| message.message);
         // Asked for every piece, under the lock that FENCE takes: a copy for an epoch that is over stops.
-        match message {
-            snapshot_response::Message::ManifestJson(json) => {
-                let manifest: WireManifest = serde_json::from_slice(&json).map_err(|error| error.to_string())?;
-                let (snapshot, total) = (&manifest.snapshot, manifest.snapshot.total_bytes());
-                tracing::info!(shard, g0 = ?snapshot.g0.last, files = snapshot.files.len(), total, "full copy");
-                let pin = manifest.pin;
-                taking = Some(begin(state, following, shard, manifest).await?);
-                let here: u64 = state.full_syncs.lock().get(&shard).map_or(0, |resume| resume.files.values().sum());
-                if may_ask_again && here > 0 && known.as_ref().is_none_or(|known| known.pin != pin) {
-                    tracing::info!(shard, here, total, "a part of it is here already: the rest is asked for");
-                    return Ok(Pulled::HereAlready);
-                }
-            }
+        match message.ok_or_else(|| "the leader ended the copy".to_owned())? {
+            snapshot_response::Message::ManifestJson(_) => return Err(Ended::Failed("a manifest unasked".into())),
             snapshot_response::Message::Part(part) => {
-                let taking = taking.as_mut().ok_or("a file before the manifest")?;
                 bytes += part.bytes.len() as u64;
                 state.copied_bytes.fetch_add(part.bytes.len() as u64, Ordering::Relaxed);
                 let _append = state.append_lock(shard).lock();
                 check(state, following)?;
                 tokio::task::block_in_place(|| taking.write(&part.name, part.offset, &part.bytes))
                     .map_err(|error| error.to_string())?;
-                if let Some(resume) = state.full_syncs.lock().get_mut(&shard) {
-                    resume.files.insert(part.name, part.offset + part.bytes.len() as u64);
-                }
             }
             snapshot_response::Message::Done(_) => {
-                let taking = taking.take().ok_or("an end before the manifest")?;
                 let (finishing, following) = (Arc::clone(state), following.clone());
                 let end = tokio::task::spawn_blocking(move || {
                     let _append = finishing.append_lock(shard).lock();
                     check(&finishing, &following)?;
                     taking.finish().map_err(|error| error.to_string())
                 });
-                let end = end.await.map_err(|error| error.to_string())??;
                 state.full_syncs.lock().remove(&shard);
+                let end = end.await.map_err(|error| error.to_string())??;
                 tracing::info!(shard, ?end, bytes, "full copy done: the log follows");
-                return Ok(Pulled::All);
+                return Ok(());
             }
         }
     }
@@ -287,26 +327,15 @@ async fn begin(
     state: &Arc<MemberState>,
     following: &Following,
     shard: u16,
-    wire: WireManifest,
+    manifest: &SnapshotManifest,
 ) -> Result<FullSync, String> {
-    let (state, following) = (Arc::clone(state), following.clone());
+    let (state, following, manifest) = (Arc::clone(state), following.clone(), manifest.clone());
     let beginning = tokio::task::spawn_blocking(move || {
         let _append = state.append_lock(shard).lock();
         check(&state, &following)?;
-        let manifest = wire.snapshot;
-        let names: Vec<String> = manifest.files.iter().map(|file| file.name.clone()).collect();
         // What is pinned is committed at the leader.
         let taking =
             state.shard(shard).begin_full_sync(&manifest, manifest.g0.last.gsn).map_err(|error| error.to_string())?;
-        let files = names
-            .into_iter()
-            .map(|name| {
-                let have = taking.have(&name);
-                (name, have)
-            })
-            .collect();
-        let resume = Resume { pin: wire.pin, files };
-        state.full_syncs.lock().insert(shard, resume);
         state.health_changed();
         Ok::<_, String>(taking)
     });

@@ -23,14 +23,16 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::clock;
-use super::full_sync::Resume;
+use super::full_sync::WireManifest;
 use super::leadership::{LeaderAddress, LeaderHint, Leadership, ShardProgress};
 use super::rules::{Durable, MemberCore, MetaChange, Sightings, Staleness};
 use super::term::LeaderTerm;
 use crate::engine::{self, Engine, EngineError, EngineListener, NodeMeta, Shard, ShardState};
 use crate::net::peer::PeerAuth;
 use crate::position::Gsn;
-use crate::topology::message::{DataState, FollowerReport, HealthReport, InitState, LastConfig, Role, ShardReport};
+use crate::topology::message::{
+    DataState, DiskRoom, FollowerReport, HealthReport, InitState, LastConfig, Role, ShardReport,
+};
 
 /// Who this member is to others.
 #[derive(Debug, Clone)]
@@ -76,10 +78,12 @@ pub(crate) struct MemberState {
     pub(crate) health_streams: AtomicUsize,
     /// Why data that cannot be used is not replaced yet.
     not_mended: Mutex<String>,
+    /// Hellos and orders that were refused.
+    pub(crate) refused_peers: AtomicU64,
     /// Bytes of full copies that have arrived.
     pub(crate) copied_bytes: AtomicU64,
     /// Full copies that were begun and may be resumed, by shard.
-    pub(crate) full_syncs: Mutex<HashMap<u16, Resume>>,
+    pub(crate) full_syncs: Mutex<HashMap<u16, WireManifest>>,
     /// Ends everything.
     pub(crate) stop: CancellationToken,
 }
@@ -115,6 +119,7 @@ impl MemberState {
             sightings: Mutex::default(),
             health_streams: AtomicUsize::new(0),
             not_mended: Mutex::default(),
+            refused_peers: AtomicU64::new(0),
             copied_bytes: AtomicU64::new(0),
             full_syncs: Mutex::default(),
             stop: CancellationToken::new(),
@@ -424,10 +429,17 @@ impl MemberState {
             draining: self.draining.load(Ordering::Acquire),
             sync_stall: self.sync_stall(),
             disk_full: self.engine.puts_refused(),
+            disk: self.disk_room(),
             caught_up: self.caught_up.load(Ordering::Acquire),
             serving: term.is_some_and(|term| term.serving.load(Ordering::Acquire)),
             trouble,
         }
+    }
+
+    /// As it was when the engine last looked.
+    fn disk_room(&self) -> DiskRoom {
+        let space = self.engine.known_space();
+        DiskRoom { total: space.total_bytes, available: space.available_bytes, reserve: space.reserve_bytes }
     }
 
     /// What is wrong with the data of this member, and why it is not mended yet.

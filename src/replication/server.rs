@@ -77,6 +77,7 @@ impl ReplicationServer {
         let hello = Hello::try_from(hello)?;
         let refuse = |epoch, why: String| {
             tracing::info!(follower = hello.name, sid = %hello.standing.sid, why, "a hello is refused");
+            self.state.refused_peers.fetch_add(1, Ordering::Relaxed);
             Ok(Err(proto::HelloAnswer { epoch, refused: why, ..Default::default() }))
         };
         let Some(term) = self.state.term() else { return refuse(0, "this member does not lead".into()) };

@@ -18,8 +18,8 @@ use crate::replication::rules::{
     RoleChange, check_append, check_truncate, outcome, reconcile,
 };
 use crate::topology::message::{
-    AssembleReply, AssembleRequest, DataState, FenceRequest, FollowRequest, FollowerReport, HealthReport, InitRequest,
-    InitState, LastConfig, PromoteRequest, Refusal, Reply, Request, Role, StandingReply,
+    AssembleReply, AssembleRequest, DataState, DiskRoom, FenceRequest, FollowRequest, FollowerReport, HealthReport,
+    InitRequest, InitState, LastConfig, PromoteRequest, Refusal, Reply, Request, Role, StandingReply,
 };
 use crate::topology::random::Random;
 
@@ -1236,6 +1236,7 @@ impl Process {
             draining: self.draining,
             sync_stall: self.unsynced_since.map_or(Duration::ZERO, |since| now.saturating_sub(since)),
             disk_full: false,
+            disk: DiskRoom::default(),
             caught_up: self.caught_up,
             serving,
             trouble: String::new(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::quantity;
 use crate::ident::{ClusterId, InstanceId, Sid};
 use crate::position::{Epoch, Gsn, LogPosition, LogTail};
 
@@ -122,6 +123,24 @@ pub enum Role {
     Leader,
 }
 
+/// Room on the file system of a member's data, in bytes; all zeros: not known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRoom {
+    /// All of it.
+    pub total: u64,
+    /// What may still be taken.
+    pub available: u64,
+    /// What is kept for deletes and the log's own end: below that, puts are refused.
+    pub reserve: u64,
+}
+
+impl DiskRoom {
+    /// Whether puts would find room for a while: a quarter more than what is kept, or not known.
+    pub fn is_ample(&self) -> bool {
+        self.available >= self.reserve.saturating_add(self.reserve / 4)
+    }
+}
+
 /// What a member tells every controller, at least every 100 ms and at once on a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthReport {
@@ -147,12 +166,30 @@ pub struct HealthReport {
     pub sync_stall: Duration,
     /// Puts are refused because the disk is full.
     pub disk_full: bool,
+    /// How full it is.
+    pub disk: DiskRoom,
     /// The follower equals the leader's log at some point since this process started.
     pub caught_up: bool,
     /// BARRIER of the led epoch is committed on every shard: the leader serves.
     pub serving: bool,
     /// What is wrong with its data, and why it is not mended yet; empty: nothing.
     pub trouble: String,
+}
+
+impl HealthReport {
+    /// If its disk is full: whose, how full, what it does about it, and what a human can do.
+    pub fn told_full(&self, name: &str, leads: bool) -> Option<String> {
+        let DiskRoom { total, available, reserve } = self.disk;
+        let [total, available, reserve] = [total, available, reserve].map(quantity::format);
+        let does = if leads { "it refuses puts" } else { "it would refuse puts if it led" };
+        self.disk_full.then(|| {
+            format!(
+                "the disk of {name} is full: {available} of {total} are available, {reserve} are kept for deletes, so \
+                 {does}; reads and deletes go on. Delete keys (their room comes back within seconds), free room on its \
+                 file system, or give it a larger one"
+            )
+        })
+    }
 }
 
 /// A follower as its leader sees it.

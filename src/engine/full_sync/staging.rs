@@ -97,7 +97,7 @@ impl Staging {
             let path = self.dir.join(&entry.name);
             let wanted = self.files.iter().find(|file| file.name == entry.name);
             let good = match wanted {
-                Some(file) if entry.len == file.len => self.matches(&path, file)?,
+                Some(file) if entry.len == file.len => self.crc(&path, file.len)? == file.crc,
                 Some(file) => entry.len < file.len,
                 None => false,
             };
@@ -110,26 +110,26 @@ impl Staging {
         Ok(())
     }
 
-    /// Moves what another staging holds whole.
+    /// Moves what another staging holds whole. By content: another donor gives the same file another number.
     fn take_over(&mut self, other: &Path) -> Result<(), EngineError> {
         for entry in self.disk.list(other).map_err(io_error("list", other))? {
-            let path = other.join(&entry.name);
-            let wanted = self.files.iter().find(|file| file.name == entry.name && file.len == entry.len);
-            if let Some(file) = wanted
-                && self.have(&file.name) < file.len
-                && self.matches(&path, file)?
-            {
-                let to = self.dir.join(&file.name);
-                self.disk.rename(&path, &to).map_err(io_error("rename", &path))?;
-                self.have.insert(entry.name, entry.len);
+            let alike = |file: &&SnapshotFile| file.len == entry.len && self.have(&file.name) < file.len;
+            if !self.files.iter().any(|file| alike(&file)) {
+                continue;
             }
+            let path = other.join(&entry.name);
+            let crc = self.crc(&path, entry.len)?;
+            let Some(file) = self.files.iter().filter(alike).find(|file| file.crc == crc) else { continue };
+            let (name, to) = (file.name.clone(), self.dir.join(&file.name));
+            self.disk.rename(&path, &to).map_err(io_error("rename", &path))?;
+            self.have.insert(name, entry.len);
         }
         Ok(())
     }
 
-    fn matches(&self, path: &Path, wanted: &SnapshotFile) -> Result<bool, EngineError> {
+    fn crc(&self, path: &Path, len: u64) -> Result<u32, EngineError> {
         let file = self.disk.open_read(path).map_err(io_error("open", path))?;
-        Ok(crc_of(&file, wanted.len).map_err(io_error("read", path))? == wanted.crc)
+        crc_of(&file, len).map_err(io_error("read", path))
     }
 
     /// Bytes of a file that are staged.

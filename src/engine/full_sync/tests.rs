@@ -578,6 +578,35 @@ fn a_sync_goes_on_where_it_was_and_keeps_what_a_newer_snapshot_also_has() {
 }
 
 #[test]
+fn what_is_staged_is_kept_by_its_content_though_the_next_donor_has_other_numbers_and_a_longer_log() {
+    let disk: Arc<dyn Disk> = Arc::new(CrashDisk::new());
+    let donor = donor(&disk, 200);
+    let taker = open(&disk, TAKER);
+    let pin = donor.shards()[0].pin_snapshot().expect("pinned");
+    let mut sync = begin(&taker, &pin);
+    copy(&pin, &mut sync, 4096);
+    drop(sync);
+    for i in 0..20 {
+        put(&donor, 2, &format!("later{i}"), &[7; 1000]);
+    }
+    commit(&donor);
+    let later = donor.shards()[0].pin_snapshot().expect("pinned");
+    let mut manifest = later.manifest().clone();
+    assert_ne!(manifest, *pin.manifest());
+    for (number, file) in (900..).zip(&mut manifest.files) {
+        file.name = format!("{number:010}.seg");
+    }
+    let sync = taker.shards()[0].begin_full_sync(&manifest, manifest.g0.last.gsn).expect("begun");
+    let unchanged =
+        |file: &SnapshotFile| pin.manifest().files.iter().any(|old| (old.len, old.crc) == (file.len, file.crc));
+    let kept: Vec<bool> = manifest.files.iter().map(unchanged).collect();
+    assert!(kept.iter().any(|kept| *kept) && kept.iter().any(|kept| !kept), "{kept:?}");
+    for (file, kept) in manifest.files.iter().zip(kept) {
+        assert_eq!(sync.have(&file.name), if kept { file.len } else { 0 }, "{}", file.name);
+    }
+}
+
+#[test]
 fn an_unsound_snapshot_is_refused_and_the_old_data_stays() {
     let crash = CrashDisk::new();
     let disk: Arc<dyn Disk> = Arc::new(crash.clone());

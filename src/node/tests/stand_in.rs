@@ -179,6 +179,9 @@ impl Replica for StandIn {
     fn acked_by_all(&self, _shard: u16) -> Gsn {
         0
     }
+    fn refused_peers(&self) -> u64 {
+        0
+    }
     fn copied_bytes(&self) -> u64 {
         0
     }
@@ -219,6 +222,7 @@ impl Replica for StandIn {
             draining: false,
             sync_stall: Duration::ZERO,
             disk_full: false,
+            disk: message::DiskRoom::default(),
             caught_up: true,
             serving: true,
             trouble: String::new(),
