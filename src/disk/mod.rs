@@ -122,7 +122,7 @@ pub struct DirEntry {
 }
 
 /// Size of a file system, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Space {
     /// All of it.
     pub total_bytes: u64,

@@ -114,7 +114,7 @@ impl Shard {
                     reason: format!("{epoch} does not follow {} of the log", log.tail.last.epoch),
                 });
             }
-            let mut log = match self.make_room(log, bytes.len() as u64)? {
+            let mut log = match self.make_room(log, bytes.len() as u64, true)? {
                 Room::Here(log) => log,
                 Room::Again => continue,
             };
@@ -303,7 +303,9 @@ impl Shard {
         if !self.ready.load(Ordering::Acquire) {
             return Err(AppendError::NotReady(self.state()));
         }
-        if encoded.has_put && self.shared.puts_refused.load(Ordering::Relaxed) {
+        // Deletes go on in what is kept for them, until not even that is left.
+        let full = if encoded.has_put { &self.shared.puts_refused } else { &self.shared.no_room };
+        if full.load(Ordering::Relaxed) {
             return Err(AppendError::DiskFull);
         }
         // Touched before the lock, so that judging under it finds the records in the cache.
@@ -330,7 +332,7 @@ impl Shard {
             if self.over_budget(&log, encoded.bytes.len() as u64) {
                 return Err(AppendError::MemoryFull);
             }
-            let mut log = match self.make_room(log, encoded.bytes.len() as u64) {
+            let mut log = match self.make_room(log, encoded.bytes.len() as u64, false) {
                 Ok(Room::Here(log)) => log,
                 Ok(Room::Again) => continue,
                 Err(error) if is_full(&error) => return Err(AppendError::DiskFull),
@@ -415,18 +417,22 @@ impl Shard {
         None
     }
 
-    /// Makes room for a batch in the active segment. May give the lock up.
-    fn make_room<'a>(&'a self, mut log: MutexGuard<'a, Log>, bytes: u64) -> Result<Room<'a>, EngineError> {
+    /// Makes room for a batch in the active segment, for one that `must` be written also with the reserve. May give
+    /// the lock up.
+    fn make_room<'a>(&'a self, mut log: MutexGuard<'a, Log>, bytes: u64, must: bool) -> Result<Room<'a>, EngineError> {
+        let written = |mut write: &mut dyn FnMut() -> Result<(), EngineError>| {
+            let result = if must { self.shared.with_reserve(&mut write) } else { write() };
+            result.inspect_err(|error| {
+                if is_full(error) {
+                    self.shared.ran_out_of_room();
+                } else {
+                    self.shared.fail(error);
+                }
+            })
+        };
         if log.relaxed && !(log.has_room(bytes) && log.active.as_ref().is_some_and(|active| active.is_listed())) {
             drop(log);
-            if let Err(error) = self.rotate_file(bytes) {
-                if is_full(&error) {
-                    self.shared.puts_refused.store(true, Ordering::Release);
-                } else {
-                    self.shared.fail(&error);
-                }
-                return Err(error);
-            }
+            written(&mut || self.rotate_file(bytes))?;
             return Ok(Room::Again);
         }
         if !log.has_room(bytes) {
@@ -439,15 +445,7 @@ impl Shard {
         {
             let options = &self.shared.options;
             let need = log.offset + bytes + super::format::notes::MARK_BYTES as u64;
-            let zeroed = active.zero_to(need, options.zero_ahead_bytes, options.segment_bytes);
-            if let Err(error) = zeroed {
-                if is_full(&error) {
-                    self.shared.puts_refused.store(true, Ordering::Release);
-                } else {
-                    self.shared.fail(&error);
-                }
-                return Err(error);
-            }
+            written(&mut || active.zero_to(need, options.zero_ahead_bytes, options.segment_bytes))?;
         }
         Ok(Room::Here(log))
     }
@@ -535,10 +533,13 @@ impl Shard {
         if self.over_budget(&log, chunk.bytes.len() as u64) {
             return Err(ChunkError::MemoryFull);
         }
+        if self.shared.no_room.load(Ordering::Acquire) && batches.peek().is_none_or(|first| first.opens.is_none()) {
+            return Err(ChunkError::DiskFull);
+        }
         while let Some(batch) = batches.peek() {
             let before = log.tail;
             let bytes = &chunk.bytes[at..at + batch.bytes];
-            log = match self.make_room(log, bytes.len() as u64) {
+            log = match self.make_room(log, bytes.len() as u64, batch.opens.is_some()) {
                 Ok(Room::Here(log)) => log,
                 Ok(Room::Again) => {
                     log = self.log.lock();

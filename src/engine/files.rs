@@ -185,14 +185,19 @@ impl Files {
         debug_assert!(next.files.iter().all(|f| f.id < next.next_file_id), "ids below next_file_id: {next:?}");
         let bytes = next.encode();
         let path = dir.join(Manifest::name(next.seq));
-        if shared.disk.exists(&path).map_err(io_error("look for", &path))? {
-            shared.disk.remove_file(&path).map_err(io_error("remove", &path))?;
-        }
-        let file = shared.disk.create(&path).map_err(io_error("create", &path))?;
-        file.write_at(&[IoSlice::new(&bytes)], 0).map_err(io_error("write", &path))?;
-        file.sync_data().map_err(io_error("sync", &path))?;
-        shared.disk.sync_dir(dir).map_err(io_error("sync", dir))?;
+        // Also on a full disk: what frees room, and what ends a log, is a switch.
+        shared.with_reserve(|| Self::store_manifest(shared, dir, &path, &bytes))?;
         Ok((next, bytes.len() as u32, crc32fast::hash(&bytes)))
+    }
+
+    fn store_manifest(shared: &Shared, dir: &Path, path: &Path, bytes: &[u8]) -> Result<(), EngineError> {
+        if shared.disk.exists(path).map_err(io_error("look for", path))? {
+            shared.disk.remove_file(path).map_err(io_error("remove", path))?;
+        }
+        let file = shared.disk.create(path).map_err(io_error("create", path))?;
+        file.write_at(&[IoSlice::new(bytes)], 0).map_err(io_error("write", path))?;
+        file.sync_data().map_err(io_error("sync", path))?;
+        shared.disk.sync_dir(dir).map_err(io_error("sync", dir))
     }
 
     fn write_slot(&mut self, shared: &Shared, dir: &Path, meta: ShardMeta) -> Result<(), EngineError> {

@@ -338,7 +338,8 @@ impl Engine {
             if self.shards.iter().zip(&targets).all(reached) {
                 return Ok(());
             }
-            if self.shared.puts_refused.load(Ordering::Acquire) {
+            // A promise, or a clean end, needs the whole log.
+            if self.shared.no_room.load(Ordering::Acquire) && !self.shared.spend_reserve() {
                 return Err(EngineError::DiskFull("what was appended could not be written".into()));
             }
         }
@@ -432,13 +433,23 @@ impl Engine {
 
     /// Room on the disk; looked at afresh, and puts refused or admitted accordingly.
     pub fn space(&self) -> Result<SpaceReport, EngineError> {
-        let space = self.shared.refresh_space()?;
-        Ok(SpaceReport {
+        self.shared.refresh_space()?;
+        if self.shared.manual() {
+            self.shared.keep_reserve();
+        }
+        Ok(self.known_space())
+    }
+
+    /// Room on the disk as it was when it was last looked at, which the engine's own threads do every quarter of a
+    /// second: no I/O.
+    pub fn known_space(&self) -> SpaceReport {
+        let space = *self.shared.space.lock();
+        SpaceReport {
             total_bytes: space.total_bytes,
             available_bytes: space.available_bytes,
             reserve_bytes: self.shared.reserve_bytes(space.total_bytes),
-            puts_refused: self.shared.puts_refused.load(Ordering::Acquire),
-        })
+            puts_refused: self.puts_refused(),
+        }
     }
 
     /// Whether puts are refused because the disk is full.

@@ -33,6 +33,7 @@ mod options;
 mod overlay;
 mod read;
 mod recovery;
+mod reserve;
 mod segment;
 mod shard;
 mod shard_state;

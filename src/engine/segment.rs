@@ -166,7 +166,7 @@ impl Segment {
         }
         let file = disk.create(&path).map_err(fail("create"))?;
         let zeroed = ahead.clamp(SEGMENT_HEADER_BYTES, bytes);
-        file.zero_ahead(0, zeroed).map_err(fail("zero"))?;
+        let zeroed = zero(&*file, 0, zeroed, SEGMENT_HEADER_BYTES).map_err(fail("zero"))?;
         file.write_at(&[IoSlice::new(&self.header.encode())], 0).map_err(fail("write"))?;
         file.sync_data().map_err(fail("sync"))?;
         disk.sync_dir(dir).map_err(fail("sync the directory of"))?;
@@ -323,7 +323,7 @@ impl Segment {
             let opened = self.opened();
             // To a whole huge page: the file system then keeps the zeros in such, and reads miss the TLB seldom.
             let end = (to + ahead).next_multiple_of(HUGE_PAGE_BYTES).min(limit).max(to);
-            opened.file.zero_ahead(from, end - from).map_err(io_error("zero", &opened.path))?;
+            let end = zero(&*opened.file, from, end, to).map_err(io_error("zero", &opened.path))?;
             opened.map.populate(from, end - from);
             self.zeroed.store(end, Ordering::Release);
         }
@@ -368,6 +368,16 @@ impl Segment {
     pub(crate) fn sync(&self) -> Result<(), EngineError> {
         let opened = self.opened();
         opened.file.sync_data().map_err(io_error("sync", &opened.path))
+    }
+}
+
+/// Zeros from `from` to `end`, or, where there is no room for that, at least to `least`; how far.
+fn zero(file: &dyn DiskFile, from: u64, end: u64, least: u64) -> std::io::Result<u64> {
+    match file.zero_ahead(from, end - from) {
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull && least < end => {
+            file.zero_ahead(from, least - from).map(|()| least)
+        }
+        other => other.map(|()| end),
     }
 }
 

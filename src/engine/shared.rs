@@ -14,7 +14,7 @@ use super::options::{Background, Durability, EngineOptions};
 use super::segment::{Poison, io_error};
 use super::tree::{TreeId, TreeInfo, TreeKind};
 use super::wait_cell::WaitCell;
-use crate::disk::Disk;
+use crate::disk::{Disk, Space};
 
 /// See the module's comment.
 pub(crate) struct Shared {
@@ -51,6 +51,12 @@ pub(crate) struct Shared {
     /// Wakes whoever waits for durability or commit.
     pub(crate) progress: WaitCell,
     pub(crate) puts_refused: AtomicBool,
+    /// The room on the disk, when it was last looked at.
+    pub(crate) space: Mutex<Space>,
+    /// Whether even the log's own end found no room: nothing is taken until there is some again.
+    pub(crate) no_room: AtomicBool,
+    /// Whether the reserve is known to be there.
+    pub(crate) reserve_kept: AtomicBool,
     pub(crate) stopping: AtomicBool,
 }
 
@@ -92,6 +98,9 @@ impl Shared {
             floor_hold: Mutex::new(None),
             progress: WaitCell::default(),
             puts_refused: AtomicBool::new(false),
+            space: Mutex::default(),
+            no_room: AtomicBool::new(false),
+            reserve_kept: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         }
     }
@@ -187,10 +196,16 @@ impl Shared {
     }
 
     /// Looks at the room left and refuses or admits puts accordingly.
-    pub(crate) fn refresh_space(&self) -> Result<crate::disk::Space, EngineError> {
+    pub(crate) fn refresh_space(&self) -> Result<Space, EngineError> {
         let space = self.disk.space(&self.dir).map_err(io_error("measure the room of", &self.dir))?;
+        *self.space.lock() = space;
         let reserve_bytes = self.reserve_bytes(space.total_bytes);
-        let refused = space.available_bytes < reserve_bytes;
+        // Once refused, until the largest batch fits beside the reserve: not in turns from one batch to the next.
+        let more = if self.puts_refused.load(Ordering::Acquire) { self.options.max_batch_bytes() } else { 0 };
+        let refused = space.available_bytes < reserve_bytes.saturating_add(more);
+        if space.available_bytes >= self.options.zero_ahead_bytes {
+            self.no_room.store(false, Ordering::Release);
+        }
         if self.puts_refused.swap(refused, Ordering::AcqRel) != refused {
             let (dir, available_bytes) = (self.dir.display(), space.available_bytes);
             if refused {
@@ -203,6 +218,14 @@ impl Shared {
             }
         }
         Ok(space)
+    }
+}
+
+impl Shared {
+    /// A write of the log found no room; whether that is news.
+    pub(crate) fn ran_out_of_room(&self) -> bool {
+        self.puts_refused.store(true, Ordering::Release);
+        !self.no_room.swap(true, Ordering::AcqRel)
     }
 }
 

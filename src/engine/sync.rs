@@ -45,11 +45,17 @@ pub(crate) fn round(shared: &Shared, shards: &[Arc<Shard>]) -> Result<bool, Engi
     shared.poison.check()?;
     let mut rounds = Vec::new();
     for shard in shards {
-        match shard.begin_round() {
+        let begun = match shard.begin_round() {
+            // Leadership hangs on it: what was queued before the barrier is written with it.
+            Err(error) if is_full(&error) && shard.barrier_waits() && shared.spend_reserve() => shard.begin_round(),
+            other => other,
+        };
+        match begun {
             Ok(round) => rounds.extend(round),
             Err(error) if is_full(&error) => {
-                shared.puts_refused.store(true, Ordering::Release);
-                tracing::warn!(%error, shard = shard.id, "no room for the log: what is queued waits");
+                if shared.ran_out_of_room() {
+                    tracing::warn!(%error, shard = shard.id, "no room for the log: what is queued waits, no write is taken");
+                }
             }
             Err(error) => {
                 shared.fail(&error);
@@ -110,9 +116,7 @@ pub(crate) fn run(shared: &Shared, shards: &[Arc<Shard>]) {
                 break;
             }
             last_round = LastRound { until, appends: until - last_round.until, took: last_work.elapsed() };
-            if shards.iter().any(|shard| shard.log.lock().has_unwritten())
-                && shared.puts_refused.load(Ordering::Acquire)
-            {
+            if shards.iter().any(|shard| shard.log.lock().has_unwritten()) && shared.no_room.load(Ordering::Acquire) {
                 // The disk is full: what is queued is tried again, without spinning.
                 shared.dirty.store(true, Ordering::Release);
                 std::thread::sleep(RELAXED_PERIOD);
@@ -160,6 +164,12 @@ pub(crate) fn run_ahead(shared: &Shared, shards: &[Arc<Shard>]) {
 }
 
 impl Shard {
+    /// Whether the newest epoch's BARRIER is not durable yet.
+    fn barrier_waits(&self) -> bool {
+        let log = self.log.lock();
+        log.epochs.starts().last().is_some_and(|start| start.gsn > log.synced.last.gsn)
+    }
+
     /// Writes what was appended; `None` if there is nothing to sync.
     fn begin_round(&self) -> Result<Option<Round<'_>>, EngineError> {
         let io = self.io.lock();

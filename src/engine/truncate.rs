@@ -35,7 +35,7 @@ impl Shard {
             }
             log.open = None;
             if log.has_unwritten() || log.synced != tail {
-                if self.shared.puts_refused.load(Ordering::Acquire) {
+                if self.shared.no_room.load(Ordering::Acquire) && !self.shared.spend_reserve() {
                     return Err(EngineError::DiskFull("the log's end could not be written".into()).into());
                 }
                 continue;
@@ -80,13 +80,8 @@ impl Shard {
         let slot = self.take_slot(log);
         let fresh = log.rotate(slot);
         let options = &self.shared.options;
-        fresh.create(
-            &self.shared.disk,
-            &self.dir,
-            options.segment_bytes,
-            options.zero_ahead_bytes,
-            self.shared.relaxed(),
-        )?;
+        let (bytes, ahead, writable) = (options.segment_bytes, options.zero_ahead_bytes, self.shared.relaxed());
+        self.shared.with_reserve(|| fresh.create(&self.shared.disk, &self.dir, bytes, ahead, writable))?;
         self.view.rcu(|view| {
             let next = view.with_segment(fresh.clone()).without(&dropped);
             View { epochs: log.epochs.clone(), ..next }

@@ -190,7 +190,7 @@ impl<'a> Job<'a> {
         let target = shard.applied();
         while shard.synced() < target {
             sync::round(&shard.shared, std::slice::from_ref(shard))?;
-            if shard.synced() < target && shard.shared.puts_refused.load(Ordering::Acquire) {
+            if shard.synced() < target && shard.shared.no_room.load(Ordering::Acquire) {
                 let what = "the log's end could not be written, and compaction rests on it".into();
                 return Err(EngineError::DiskFull(what).into());
             }

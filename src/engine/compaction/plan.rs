@@ -3,7 +3,8 @@
 //! A file is worth rewriting when enough of it can go. *Garbage* (records that something durable supersedes)
 //! can always go; a tombstone only when no older file may still hold its key. Files heavy with tombstones
 //! therefore pull in the oldest files that hold theirs back. Every plan must free a minimal share of what it
-//! rewrites, or merge small files into fewer, so that planning comes to rest when nothing changes.
+//! rewrites, or merge small files into fewer, so that planning comes to rest when nothing changes. On a full disk
+//! less is enough, as long as what is rewritten fits beside its inputs.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,6 +20,8 @@ const SMALL_FILES: usize = 4;
 const SMALL_SHARE: u64 = 4;
 /// A plan with pulled-in files must free this share of its bytes.
 const MIN_PULLED_RATIO: f64 = 0.1;
+/// Share of a file's bytes that is worth its rewriting on a full disk.
+const MIN_PRESSED_RATIO: f64 = 0.05;
 
 /// What is known of one file that may be rewritten.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,15 +97,20 @@ impl Pace {
     }
 }
 
-/// Decides about the files that may be rewritten.
+/// Decides about the files that may be rewritten. `room_bytes` is what is left of a disk that is full.
 pub(crate) fn plan(
     files: &[FileFigures],
     full_file_bytes: u64,
     options: &CompactionOptions,
+    room_bytes: Option<u64>,
     now: Duration,
     pace: &mut Pace,
 ) -> Decision {
-    let Some(mut inputs) = choose(files, full_file_bytes, options) else { return Decision::Idle };
+    let chosen = match room_bytes {
+        Some(room_bytes) => press(files, full_file_bytes.min(room_bytes), room_bytes),
+        None => choose(files, full_file_bytes, options),
+    };
+    let Some(mut inputs) = chosen else { return Decision::Idle };
     match pace.wait(now, options.rate_bytes_per_s) {
         Duration::ZERO => {
             inputs.sort_by_key(|file| (file.min_gsn, file.file_id));
@@ -124,6 +132,25 @@ fn choose<'a>(
         return Some(fill(worth, full_file_bytes));
     }
     tombstones(files, options).or_else(|| small(files, full_file_bytes))
+}
+
+/// What frees most of a full disk without needing more room than it has.
+fn press(files: &[FileFigures], most_bytes: u64, room_bytes: u64) -> Option<Vec<&FileFigures>> {
+    let options = CompactionOptions {
+        min_garbage_ratio: MIN_PRESSED_RATIO,
+        tombstone_ratio: MIN_PRESSED_RATIO,
+        ..CompactionOptions::default()
+    };
+    let mut worth: Vec<&FileFigures> = files
+        .iter()
+        .filter(|f| f.reclaimable() > 0 && f.ratio() >= options.min_garbage_ratio && f.remaining() <= room_bytes)
+        .collect();
+    worth.sort_by_key(|file| (std::cmp::Reverse(file.reclaimable()), file.file_id));
+    if !worth.is_empty() {
+        return Some(fill(worth, most_bytes));
+    }
+    let fits = |chosen: &Vec<&FileFigures>| chosen.iter().map(|f| f.remaining()).sum::<u64>() <= room_bytes;
+    tombstones(files, &options).filter(fits)
 }
 
 /// The first, and of the others as many as still fit one full output beside it.
@@ -190,7 +217,11 @@ mod tests {
     }
 
     fn decide(files: &[FileFigures]) -> Decision {
-        plan(files, FULL, &CompactionOptions::default(), Duration::ZERO, &mut Pace::new(Duration::ZERO))
+        decide_within(files, None)
+    }
+
+    fn decide_within(files: &[FileFigures], room_bytes: Option<u64>) -> Decision {
+        plan(files, FULL, &CompactionOptions::default(), room_bytes, Duration::ZERO, &mut Pace::new(Duration::ZERO))
     }
 
     #[test]
@@ -231,6 +262,18 @@ mod tests {
     }
 
     #[test]
+    fn on_a_full_disk_less_garbage_is_worth_it_if_the_rest_fits_what_is_left() {
+        let files = [file(1, 1000, 100), file(2, 1000, 900), file(3, 1000, 40)];
+        assert_eq!(decide_within(&files, Some(2000)), Decision::Compact(vec![1, 2]));
+        assert_eq!(decide_within(&files, Some(950)), Decision::Compact(vec![2]), "both would need 1000 bytes");
+        assert_eq!(decide_within(&files, Some(50)), Decision::Idle);
+        assert_eq!(decide_within(&files[2..], Some(5000)), Decision::Idle, "four in a hundred are not worth it");
+        let small: Vec<_> = (1..=5).map(|id| file(id, 250, 0)).collect();
+        assert_eq!(decide_within(&small, Some(5000)), Decision::Idle, "fewer files free nothing");
+        assert_eq!(decide_within(&[file(1, 1000, 1000)], Some(0)), Decision::Compact(vec![1]), "it needs no room");
+    }
+
+    #[test]
     fn the_rate_is_kept_over_time_and_idle_time_is_not_saved_up() {
         let options = CompactionOptions { rate_bytes_per_s: 100, ..CompactionOptions::default() };
         let files = [file(1, 1000, 900)];
@@ -239,7 +282,7 @@ mod tests {
         let mut now = Duration::from_secs(100);
         let start = now;
         while now < start + Duration::from_secs(50) {
-            match plan(&files, FULL, &options, now, &mut pace) {
+            match plan(&files, FULL, &options, None, now, &mut pace) {
                 Decision::Compact(_) => {
                     pace.spend(1100);
                     spent += 1100;

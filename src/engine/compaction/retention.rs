@@ -3,7 +3,9 @@
 //! Every member keeps the smaller of [`Retention::min_bytes`] and [`Retention::min_age`] of its log, so that
 //! watchers and followers can reconnect. Whoever reads further back (a follower that lags, a full sync under
 //! way) says so by a [`LogKeeper`] and is waited for up to [`Retention::max_bytes`]. A member that promised an
-//! epoch holds its floor altogether for a while, because it told how far back its log reaches.
+//! epoch holds its floor altogether for a while, because it told how far back its log reaches. While puts are refused
+//! because the disk is full, nothing else holds it: deletes free room only below the floor, and whoever still wanted
+//! that log takes a full copy, or is told that it was compacted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +25,8 @@ use crate::position::Gsn;
 
 /// Kept for laggards at most, unless the options say otherwise: this or a tenth of the disk.
 const MAX_BYTES: u64 = 1 << 30;
+/// What is kept for others on a full disk.
+const NOTHING: Retention = Retention { min_bytes: 0, min_age: Duration::ZERO, max_bytes: Some(0) };
 
 /// Who needs the log from where.
 #[derive(Debug, Default)]
@@ -106,10 +110,10 @@ impl Shard {
         let segments = self.log_segments();
         let log = self.log_files(&segments, turn, now);
         let held = self.shared.floor_hold.lock().is_some_and(|until| Instant::now() < until);
-        let wanted = self.housekeeping.keepers.lowest();
-        // On a full disk laggards have to take a full copy, so that puts are not refused for their sake.
-        let wanted = wanted.filter(|_| !self.shared.puts_refused.load(Ordering::Acquire));
+        let full = self.shared.puts_refused.load(Ordering::Acquire);
+        let wanted = self.housekeeping.keepers.lowest().filter(|_| !full);
         let retention = &self.shared.options.retention;
+        let retention = if full { &NOTHING } else { retention };
         let max_bytes = retention.max_bytes.unwrap_or_else(|| self.default_max_bytes(wanted.is_some()));
         let Some(floor) = floor(&log, wanted, retention, max_bytes) else { return Ok(false) };
         if held || floor <= files.manifest().log_floor {

@@ -42,6 +42,7 @@ pub(crate) fn run(shared: &Shared, shards: &[Arc<Shard>]) {
     let mut pace = Pace::new(Duration::ZERO);
     let stop = || shared.stopping.load(Ordering::Acquire) || shared.poison.is_set();
     while !stop() {
+        shared.keep_reserve();
         let mut wait = LOOK;
         for shard in shards {
             match shard.housekeep(start.elapsed(), &mut pace) {
@@ -89,7 +90,9 @@ impl Shard {
         }
         let figures = self.figures(turn)?;
         let options = &self.shared.options;
-        match plan(&figures, options.segment_bytes, &options.compaction, now, pace) {
+        let full = self.shared.puts_refused.load(Ordering::Acquire);
+        let room = full.then(|| self.shared.refresh_space()).transpose()?.map(|space| space.available_bytes);
+        match plan(&figures, options.segment_bytes, &options.compaction, room, now, pace) {
             Decision::Idle => Ok(Step::Idle),
             Decision::Wait(left) => Ok(Step::Wait(left)),
             Decision::Compact(ids) => self.compact(turn, &ids, pace),

@@ -12,6 +12,7 @@ use crate::engine::format::slots::{self, SLOT_BYTES};
 use crate::engine::format::{FORMAT_MAX, FORMAT_MIN};
 use crate::engine::member::{NODE_META, NODE_META_UNFINISHED, shard_dir};
 use crate::engine::meta::InitState;
+use crate::engine::reserve::RESERVE;
 
 /// The number in a shard directory's name.
 pub(super) fn shard_number(name: &str) -> Option<u16> {
@@ -32,7 +33,7 @@ pub(super) fn inspect(disk: &Arc<dyn Disk>, dir: &Path) -> DirectoryReport {
             for entry in entries {
                 match shard_number(&entry.name).filter(|_| entry.is_dir) {
                     Some(number) => present.push(number),
-                    None if entry.name == NODE_META => {}
+                    None if entry.name == NODE_META || entry.name == RESERVE => {}
                     None if entry.name == FAULT_NOTE => fault_note(disk, dir, &mut findings),
                     None if entry.name == NODE_META_UNFINISHED => {
                         let what = "the directory was being formatted: it counts as empty";

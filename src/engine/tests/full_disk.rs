@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::disk::{CrashDisk, Disk, Fault, FaultOn, Keep};
+use crate::engine::reserve::RESERVE;
 
 fn dir() -> &'static Path {
     Path::new("/data")
@@ -106,6 +107,120 @@ fn a_disk_that_is_full_to_the_last_byte_keeps_what_it_took_and_loses_nothing() {
         let shard = &engine.shards()[0];
         shard.advance_commit(shard.tail().last.gsn);
         assert!(taken.iter().all(|key| get(shard, key.as_bytes()).is_some()));
+    }
+}
+
+#[test]
+fn while_puts_are_refused_deletes_free_room_at_once_though_log_is_kept_for_laggards() {
+    for durability in [Durability::Disk, Durability::Os] {
+        let disk = CrashDisk::new();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        // Ten minutes and 256 MiB of log are kept, as by default: more than the disk has.
+        let engine = open_with(&shared, dir(), EngineOptions { durability, ..options() });
+        let shard = &engine.shards()[0];
+        shard.open_epoch(1, 1).expect("opened");
+        let laggard = shard.keep_log(1);
+        disk.set_capacity(Some(used(&disk) + 12 * (64 << 10)));
+        let mut puts = 0;
+        while put_result(shard, &format!("key{puts}"), 3000).is_ok() {
+            puts += 1;
+            commit_all(&engine);
+            engine.space().expect("measured");
+        }
+        let full = used(&disk);
+        compact_all(&engine);
+        assert!(engine.puts_refused(), "nothing was deleted: there is nothing to free");
+        // One in eight: less than compaction asks for where there is room.
+        for i in (0..puts).step_by(8) {
+            append(shard, 1, &WriteBatch::new().delete(format!("key{i}")));
+        }
+        commit_all(&engine);
+        compact_all(&engine);
+        assert!(used(&disk) < full, "{} bytes of {full}", used(&disk));
+        for i in 0..puts / 2 {
+            append(shard, 1, &WriteBatch::new().delete(format!("key{i}")));
+        }
+        commit_all(&engine);
+        compact_all(&engine);
+        engine.space().expect("measured");
+        assert!(!engine.puts_refused(), "there is room again: {} of {full} bytes are in use", used(&disk));
+        put_result(shard, "more", 3000).expect("puts are taken");
+        commit_all(&engine);
+        assert_eq!(get(shard, b"key0"), None);
+        let last = format!("key{}", (puts - 1) / 8 * 8 - 1);
+        assert_eq!(get(shard, last.as_bytes()).map(|value| value.len()), Some(3000));
+        assert!(shard.verify().is_sound(), "{:?}", shard.verify());
+        drop(laggard);
+    }
+}
+
+#[test]
+fn a_barrier_and_a_manifest_are_written_on_a_disk_that_is_full_to_the_last_byte() {
+    for durability in [Durability::Disk, Durability::Os] {
+        let disk = CrashDisk::new();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let options = EngineOptions { durability, ..options() };
+        let engine = open_with(&shared, dir(), options.clone());
+        let shard = &engine.shards()[0];
+        shard.open_epoch(1, 1).expect("opened");
+        put_result(shard, "first", 100).expect("room");
+        commit_all(&engine);
+        engine.space().expect("measured");
+        let reserve = dir().join(RESERVE);
+        assert!(disk.exists(&reserve).expect("looked for"), "it is kept while there is room");
+        // Somebody else takes all that is left.
+        disk.set_capacity(Some(used(&disk)));
+        let mut taken = Vec::new();
+        let refused = loop {
+            let key = format!("key{}", taken.len());
+            match shard.append(1, &WriteBatch::new().delete(key.clone()), 1) {
+                Ok(_) => taken.push(key),
+                Err(error) => break error,
+            }
+            engine.sync_now().expect("not fatal");
+            assert!(taken.len() < 10_000, "the disk is not endless");
+        };
+        assert_eq!(refused, AppendError::DiskFull, "without any room deletes are refused too, by name");
+        assert!(disk.exists(&reserve).expect("looked for"), "they do not take the reserve");
+        shard.open_epoch(2, 1).expect("a leader can open its epoch");
+        engine.sync_now().expect("with what was queued before it");
+        assert_eq!(shard.synced(), shard.tail().last.gsn, "its barrier is durable");
+        shard.advance_commit(shard.tail().last.gsn);
+        assert!(!disk.exists(&reserve).expect("looked for"), "that is what the reserve is for");
+        assert_eq!(engine.failure(), None);
+        // The next process cannot make one either, and opens all the same.
+        drop(engine);
+        let engine = open_with(&shared, dir(), options);
+        let shard = &engine.shards()[0];
+        assert_eq!(shard.state(), ShardState::Ready);
+        shard.advance_commit(shard.tail().last.gsn);
+        assert!(get(shard, b"first").is_some());
+        disk.set_capacity(None);
+        engine.space().expect("measured");
+        assert!(disk.exists(&reserve).expect("looked for"), "with room it is made again");
+        shard.open_epoch(3, 1).expect("opened");
+        shard.append(3, &WriteBatch::new().put("more", "1"), 1).expect("puts are taken again");
+        commit_all(&engine);
+    }
+}
+
+#[test]
+fn a_log_is_truncated_on_a_disk_that_is_full_to_the_last_byte() {
+    for durability in [Durability::Disk, Durability::Os] {
+        let disk = CrashDisk::new();
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let engine = open_with(&shared, dir(), EngineOptions { durability, ..options() });
+        let shard = &engine.shards()[0];
+        shard.open_epoch(1, 1).expect("opened");
+        let kept = put(shard, 1, b"kept", b"1");
+        commit_all(&engine);
+        put(shard, 1, b"goes", b"1");
+        engine.sync_all().expect("synced");
+        engine.space().expect("measured");
+        disk.set_capacity(Some(used(&disk)));
+        let tail = shard.truncate_to(kept).expect("a follower can follow");
+        assert_eq!(tail.last.gsn, kept);
+        assert_eq!((get(shard, b"goes"), engine.failure()), (None, None));
     }
 }
 
