@@ -4,7 +4,7 @@
 //! DIR/local.lock         flock; the holder's pid in text
 //! DIR/local.json         endpoints, ports and pids (ClusterFile); replaced atomically
 //! DIR/control.sock       status, switchover, adopt
-//! DIR/register.json      the register of partition 0; register-<p>.json for the others
+//! DIR/register.json      the register of partition 0; register-<p>.json for the others; beside each .lock and .spare
 //! DIR/secret             what peers must present, mode 0600
 //! DIR/<member>/          config.yaml, data/, log, log.1
 //! ```
