@@ -114,11 +114,7 @@ impl Cluster {
             Format::Json => output::json(&status)?,
             Format::Text => {
                 let mut text = status::text(&self.name, &status, &BTreeMap::new());
-                let amiss = amiss(&status);
-                if !amiss.is_empty() {
-                    text.push('\n');
-                    text.push_str(&output::columns(&amiss));
-                }
+                text.push_str(&status::amiss(&status));
                 output::write(text.as_bytes())?;
             }
         }
@@ -170,50 +166,4 @@ fn status_of(cluster: &DynamicObject) -> anyhow::Result<ArmdbClusterStatus> {
     let value = cluster.data.get("status").cloned().unwrap_or_else(|| json!({}));
     serde_json::from_value(value)
         .context(Failure::new("the status is not understood").remedy("use the binary of the operator's version"))
-}
-
-/// Conditions that are not as one would like them, with their reasons.
-fn amiss(status: &ArmdbClusterStatus) -> Vec<Vec<String>> {
-    use crate::api::status::condition;
-    let good_when_false =
-        [condition::PROGRESSING, condition::DEGRADED, condition::PAUSED, condition::CONFIGURATION_WARNING];
-    let is_amiss = |kind: &str, status: &str| status != if good_when_false.contains(&kind) { "False" } else { "True" };
-    status
-        .conditions
-        .iter()
-        .filter(|condition| is_amiss(&condition.type_, &condition.status))
-        .map(|c| vec![c.type_.clone(), c.status.clone(), c.reason.clone(), c.message.clone()])
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use jiff::Timestamp;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-
-    use super::*;
-
-    #[test]
-    fn only_what_is_amiss_is_printed() {
-        let condition = |kind: &str, status: &str| Condition {
-            type_: kind.into(),
-            status: status.into(),
-            reason: "R".into(),
-            message: "m".into(),
-            last_transition_time: Time(Timestamp::UNIX_EPOCH),
-            observed_generation: None,
-        };
-        let status = ArmdbClusterStatus {
-            conditions: vec![
-                condition("Ready", "True"),
-                condition("QuorumSafe", "False"),
-                condition("Degraded", "True"),
-                condition("Paused", "False"),
-                condition("Available", "Unknown"),
-            ],
-            ..ArmdbClusterStatus::default()
-        };
-        let told: Vec<_> = amiss(&status).into_iter().map(|row| row[0].clone()).collect();
-        assert_eq!(told, ["QuorumSafe", "Degraded", "Available"]);
-    }
 }

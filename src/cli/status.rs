@@ -7,7 +7,11 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
 use super::{Format, Global, block_on, endpoints, output, switchover};
+use crate::api::status::condition;
 use crate::api::{
     ArmdbClusterStatus, LagStatus, MemberRole, MemberState, MemberStatus, PartitionState, PartitionStatus, Phase,
     Summary, quantity,
@@ -48,7 +52,7 @@ pub fn run(Args {}: Args, global: &Global) -> anyhow::Result<ExitCode> {
         Ok((name, assemble(&descriptions), addresses))
     })?;
     match global.output {
-        Format::Text => output::write(text(&name, &status, &addresses).as_bytes())?,
+        Format::Text => output::write((text(&name, &status, &addresses) + &amiss(&status)).as_bytes())?,
         Format::Json => output::json(&status)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -118,6 +122,20 @@ pub(super) fn text(name: &str, status: &ArmdbClusterStatus, addresses: &BTreeMap
     text
 }
 
+/// Conditions that are not as one would like them, with their reasons, for people; nothing if all are.
+pub(super) fn amiss(status: &ArmdbClusterStatus) -> String {
+    let good_when_false =
+        [condition::PROGRESSING, condition::DEGRADED, condition::PAUSED, condition::CONFIGURATION_WARNING];
+    let is_amiss = |kind: &str, status: &str| status != if good_when_false.contains(&kind) { "False" } else { "True" };
+    let rows: Vec<_> = status
+        .conditions
+        .iter()
+        .filter(|condition| is_amiss(&condition.type_, &condition.status))
+        .map(|c| vec![c.type_.clone(), c.status.clone(), c.reason.clone(), c.message.clone()])
+        .collect();
+    if rows.is_empty() { String::new() } else { format!("\n{}", output::columns(&rows)) }
+}
+
 /// The status as the members tell it.
 fn assemble(descriptions: &[Description]) -> ArmdbClusterStatus {
     let mut by_partition: BTreeMap<u32, Vec<&Description>> = BTreeMap::new();
@@ -140,11 +158,13 @@ fn assemble(descriptions: &[Description]) -> ArmdbClusterStatus {
         [one] => one.leader.clone().unwrap_or_default(),
         many => format!("{led}/{}", many.len()),
     };
+    let full: Vec<&str> = descriptions.iter().filter_map(|d| d.disk_full.as_deref()).collect();
+    let refuses = descriptions.iter().find(|d| d.leading && d.disk_full.is_some());
     let whole = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     ArmdbClusterStatus {
         phase: Some(match () {
             () if led < partitions.len() || partitions.is_empty() => Phase::Unavailable,
-            () if ready < wanted => Phase::Degraded,
+            () if ready < wanted || !full.is_empty() => Phase::Degraded,
             () => Phase::Healthy,
         }),
         replicas: whole(wanted / partitions.len().max(1)),
@@ -158,7 +178,26 @@ fn assemble(descriptions: &[Description]) -> ArmdbClusterStatus {
         }),
         lag: Some(lag),
         partitions,
+        conditions: [
+            refuses.map(|leader| disk_full(condition::AVAILABLE, leader.disk_full.as_deref().unwrap_or_default())),
+            (!full.is_empty()).then(|| disk_full(condition::STORAGE_HEALTHY, &full.join("; "))),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
         ..Default::default()
+    }
+}
+
+/// Members tell what is, not since when.
+fn disk_full(kind: &str, text: &str) -> Condition {
+    Condition {
+        type_: kind.into(),
+        status: "False".into(),
+        reason: crate::drive::status::DISK_FULL.into(),
+        message: text.into(),
+        last_transition_time: Time(Timestamp::now()),
+        observed_generation: None,
     }
 }
 
@@ -210,4 +249,36 @@ fn member(told: &MemberDescription, epoch: u64) -> MemberStatus {
 
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_amiss_is_printed() {
+        let condition = |kind: &str, status: &str| Condition {
+            type_: kind.into(),
+            status: status.into(),
+            reason: "R".into(),
+            message: "m".into(),
+            last_transition_time: Time(Timestamp::UNIX_EPOCH),
+            observed_generation: None,
+        };
+        let mut status = ArmdbClusterStatus {
+            conditions: vec![
+                condition("Ready", "True"),
+                condition("QuorumSafe", "False"),
+                condition("Degraded", "True"),
+                condition("Paused", "False"),
+                condition("Available", "Unknown"),
+            ],
+            ..ArmdbClusterStatus::default()
+        };
+        let told = amiss(&status);
+        let kinds: Vec<_> = told.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        assert_eq!(kinds, ["QuorumSafe", "Degraded", "Available"], "{told}");
+        status.conditions.truncate(1);
+        assert_eq!(amiss(&status), "", "a cluster that is well has nothing to add");
+    }
 }

@@ -32,6 +32,8 @@ pub struct Description {
     pub version: String,
     /// What it has committed.
     pub commit: Token,
+    /// If its disk is full, so that it refuses puts: what it says of it, with figures and remedy.
+    pub disk_full: Option<String>,
 }
 
 /// Who leads.
@@ -109,6 +111,7 @@ impl Description {
                 .collect(),
             version: d.version,
             commit: d.commit.as_ref().map(Token::from_proto).unwrap_or_default(),
+            disk_full: Some(d.disk_full).filter(|text| !text.is_empty()),
         }
     }
 }

@@ -12,6 +12,9 @@ use crate::api::{
 };
 use crate::topology::view::{self, PartitionView};
 
+/// Kind of condition, and reason in a status, of a disk that is full.
+pub const DISK_FULL: &str = "DiskFull";
+
 /// A partition as its controller sees it.
 #[derive(Debug, Clone)]
 pub struct PartitionPicture {
@@ -39,6 +42,8 @@ pub fn phase(pictures: &[PartitionPicture], all_in_sync: bool, paused: bool) -> 
         Phase::Paused
     } else if pictures.iter().any(|picture| picture.view.change.is_some()) {
         Phase::Progressing
+    } else if any_full(pictures) {
+        Phase::Degraded
     } else if all_in_sync {
         Phase::Healthy
     } else if pictures.iter().flat_map(|picture| &picture.view.members).any(|member| {
@@ -52,6 +57,20 @@ pub fn phase(pictures: &[PartitionPicture], all_in_sync: bool, paused: bool) -> 
     } else {
         Phase::Degraded
     }
+}
+
+/// Whether a member's disk is full.
+fn any_full(pictures: &[PartitionPicture]) -> bool {
+    pictures.iter().flat_map(|picture| &picture.view.members).any(|member| member.disk_full)
+}
+
+/// Why puts are refused, where a leader's disk is full: the picture's sentence about it.
+pub fn puts_refused(picture: &PartitionPicture) -> Option<String> {
+    let full = |m: &&view::MemberView| m.disk_full && m.role == view::MemberRole::Leader;
+    let leader = &picture.view.members.iter().find(full)?.name;
+    let told = picture.view.conditions.iter().filter(|c| c.kind == DISK_FULL).map(|c| c.text.as_str());
+    let text = told.filter(|text| text.contains(leader.as_str())).collect::<Vec<_>>().join("; ");
+    Some(if text.is_empty() { format!("the disk of {leader} is full") } else { text })
 }
 
 /// The leader's name; with more than one partition, how many have one.

@@ -88,6 +88,9 @@ impl StatusBuilder {
         let told: Vec<_> = pictures.iter().flat_map(|picture| &picture.view.conditions).collect();
         let why = told.iter().map(|condition| condition.text.as_str()).collect::<Vec<_>>().join("; ");
         let failover_ready = available && safe;
+        let refused = pictures.iter().find_map(status::puts_refused);
+        let full = told.iter().filter(|condition| condition.kind == status::DISK_FULL);
+        let full = full.map(|condition| condition.text.as_str()).collect::<Vec<_>>().join("; ");
         let mut conditions = Vec::new();
         let mut add = |kind: &'static str, is: bool, reason: &str, message: String| {
             let status = if is { "True" } else { "False" };
@@ -106,8 +109,16 @@ impl StatusBuilder {
         };
         let either = |is: bool, yes: &'static str, no: &'static str| if is { yes } else { no };
         let ready = available && all_in_sync && !changing;
-        add(condition::READY, ready, either(ready, "AllInSync", "NotReady"), absent.clone());
-        add(condition::AVAILABLE, available, either(available, "Serving", "NoLeader"), why.clone());
+        match &refused {
+            Some(text) if available => {
+                add(condition::READY, false, status::DISK_FULL, text.clone());
+                add(condition::AVAILABLE, false, status::DISK_FULL, text.clone());
+            }
+            _ => {
+                add(condition::READY, ready, either(ready, "AllInSync", "NotReady"), absent.clone());
+                add(condition::AVAILABLE, available, either(available, "Serving", "NoLeader"), why.clone());
+            }
+        }
         let progressing = changing || !all_in_sync && available;
         add(
             condition::PROGRESSING,
@@ -126,9 +137,13 @@ impl StatusBuilder {
         );
         add(
             condition::STORAGE_HEALTHY,
-            unsound.is_none(),
-            either(unsound.is_none(), "Sound", "Unsound"),
-            unsound.map_or_else(String::new, |member| {
+            unsound.is_none() && full.is_empty(),
+            match (unsound, full.is_empty()) {
+                (Some(_), _) => "Unsound",
+                (None, false) => status::DISK_FULL,
+                (None, true) => "Sound",
+            },
+            unsound.map_or(full, |member| {
                 let why = told.iter().filter(|c| c.kind == "Quarantined").map(|c| c.text.as_str()).collect::<Vec<_>>();
                 let is = format!("{} is {:?}", member.name, member.state);
                 if why.is_empty() { is } else { format!("{is}: {}", why.join("; ")) }

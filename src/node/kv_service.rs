@@ -305,6 +305,7 @@ fn describe(core: &Core) -> proto::DescribeResponse {
         members: core.replica.describe_members(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         commit: Some(core.token(&commit)),
+        disk_full: core.replica.health().told_full(&core.identity.member, leading).unwrap_or_default(),
     }
 }
 

@@ -308,6 +308,8 @@ struct Facts {
     stale: bool,
     /// Partitions that can lose a member.
     safe: usize,
+    /// A leader refuses puts, because its disk is full.
+    refuses: Option<String>,
     /// Storage that a human should look at.
     storage: Option<(&'static str, String)>,
     /// A rollout runs.
@@ -360,6 +362,7 @@ impl Facts {
             self.storage.get_or_insert((reason, text.clone()));
         }
         if let Some(picture) = &seen.picture {
+            self.refuses = self.refuses.take().or_else(|| shared::puts_refused(picture));
             self.take_topology(&picture.view);
         }
         if let Some(wanted) = seen.pods_wanted.filter(|wanted| *wanted != shape.replicas || replicas != seen.pods.len())
@@ -397,6 +400,10 @@ impl Facts {
         let told: Vec<_> = told.iter().map(|condition| condition.text.as_str()).collect();
         let text = if told.is_empty() { "its members are being heard".to_owned() } else { told.join("; ") };
         self.not_serving.get_or_insert((reason, format!("partition {}: {text}", seen.id)));
+    }
+
+    fn is_full(&self) -> bool {
+        self.refuses.is_some() || self.storage.as_ref().is_some_and(|(reason, _)| *reason == shared::DISK_FULL)
     }
 
     fn take_missing(&mut self, member: &MemberStatus, pod: Option<&PodFacts>) {
@@ -443,6 +450,7 @@ impl Facts {
                 "CopiedStorage" => "CopiedStorage",
                 "ForeignStorage" => "ForeignStorage",
                 "LineageOld" => "LineageOld",
+                shared::DISK_FULL => shared::DISK_FULL,
                 _ => return None,
             };
             Some((reason, condition.text.clone()))
@@ -491,7 +499,7 @@ fn phase(observed: &Observed<'_>, facts: &Facts) -> Phase {
         (None, true) => Phase::Pending,
         (None, false) if observed.partitions.is_empty() => Phase::Pending,
         (None, false) if observed.shape.paused => Phase::Paused,
-        (None, false) if facts.absent || facts.failed.is_some() => Phase::Degraded,
+        (None, false) if facts.absent || facts.failed.is_some() || facts.is_full() => Phase::Degraded,
         (None, false)
             if facts.rolling.is_some()
                 || facts.changing.is_some()
@@ -524,7 +532,8 @@ fn is_true(reason: &'static str, text: impl Into<String>) -> Verdict {
 
 fn conditions(observed: &Observed<'_>, facts: &Facts) -> Vec<Condition> {
     let available = available(observed, facts);
-    let serves = available.0 == "True";
+    // Of a full disk everything is served but puts.
+    let serves = available.0 == "True" || available.1 == shared::DISK_FULL;
     let missing = facts.missing.join(", ");
     let progressing = progressing(observed, facts, serves);
     let ready = ready(observed, facts, &available, &progressing);
@@ -601,7 +610,10 @@ fn available(observed: &Observed<'_>, facts: &Facts) -> Verdict {
         Some((reason, text)) => no(reason, text.clone()),
         None if facts.unobserved => ("Unknown", "NotObserved", "the members were not heard yet".to_owned()),
         None if observed.partitions.is_empty() => no("Pending", "no partition is made yet"),
-        None => yes("Serving"),
+        None => match &facts.refuses {
+            Some(text) => no(shared::DISK_FULL, text.clone()),
+            None => yes("Serving"),
+        },
     }
 }
 

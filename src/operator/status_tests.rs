@@ -109,6 +109,34 @@ fn a_healthy_cluster_is_healthy_in_every_respect() {
 }
 
 #[test]
+fn a_full_disk_is_told_and_where_the_leader_has_it_puts_are_not_served() {
+    let full = |ordinal: usize| {
+        told(|seen| {
+            let view = view_of(seen);
+            view.members[ordinal].disk_full = true;
+            let text = format!("the disk of kv-0-{ordinal} is full: 1Mi of 1Gi are available");
+            view.conditions.push(view::Condition { kind: "DiskFull", text });
+        })
+    };
+    let follower = full(1);
+    assert_eq!(is(&follower, "StorageHealthy"), pair("False", "DiskFull"));
+    assert!(says(&follower, "StorageHealthy").contains("kv-0-1"));
+    assert_eq!(is(&follower, "Available"), pair("True", "Serving"));
+    assert_eq!(is(&follower, "Ready"), pair("True", "AllInSync"));
+    assert_eq!(follower.phase, Some(Phase::Degraded));
+
+    let leader = full(0);
+    for kind in ["StorageHealthy", "Available", "Ready"] {
+        assert_eq!(is(&leader, kind), pair("False", "DiskFull"), "{kind}");
+        assert!(says(&leader, kind).contains("kv-0-0"), "{kind}");
+    }
+    for kind in ["ReplicationHealthy", "FailoverReady"] {
+        assert_eq!(is(&leader, kind).0, "True", "{kind}: everything but puts is served");
+    }
+    assert_eq!(leader.phase, Some(Phase::Degraded));
+}
+
+#[test]
 fn nothing_moves_while_nothing_changes() {
     let partitions = [seen()];
     let first = told_with(&partitions, None, |_| {});

@@ -46,6 +46,7 @@ pub(super) fn view(voters: &[u128], members: u32) -> PartitionView {
                     lag_entries: 0,
                     lag_bytes: 0,
                     lag_ms: 0,
+                    disk_full: false,
                     silence: None,
                 }
             })

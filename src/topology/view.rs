@@ -91,6 +91,8 @@ pub struct MemberView {
     pub lag_bytes: u64,
     /// Age of the oldest entry it has not acknowledged, milliseconds.
     pub lag_ms: u64,
+    /// Whether it refuses puts because its disk is full, by its word of now.
+    pub disk_full: bool,
     /// Time since it was last heard.
     pub silence: Option<Duration>,
 }
@@ -119,7 +121,8 @@ pub struct Transition {
     pub to: MemberName,
     /// The new epoch.
     pub epoch: Epoch,
-    /// From the suspicion or request to the new leader's word that it leads.
+    /// From the suspicion or request to the new leader's word that it serves; to its word that it leads, if another
+    /// change came before that.
     pub duration: Duration,
     /// Why, in words.
     pub reason: String,

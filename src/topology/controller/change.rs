@@ -53,6 +53,15 @@ const COOL_DOWN: Duration = Duration::from_secs(60);
 /// How many transitions are remembered.
 const HISTORY: usize = 10;
 
+/// A leader that was promoted and has not said yet that it serves.
+#[derive(Debug)]
+pub(super) struct Promoted {
+    pub(super) transition: Transition,
+    leader: Sid,
+    /// Of the suspicion or request.
+    since: Duration,
+}
+
 /// What a change is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -521,7 +530,7 @@ impl Controller {
             let sid = report.standing.sid;
             let fitness = Fitness {
                 leaving: report.draining,
-                disk_full: report.disk_full,
+                disk_full: report.disk_full || !report.disk.is_ample(),
                 cooling: self.cooling.get(&sid).is_some_and(|until| self.now < *until),
                 ordinal: m.expected.ordinal,
             };
@@ -756,27 +765,54 @@ impl Controller {
         let from = change.allocated.last_leading.map(|last| self.name_of(last.sid));
         let to = self.name_of(leader);
         let moved = change.allocated.last_leading.is_none_or(|last| last.sid != leader);
-        let duration = self.now.saturating_sub(plan.since);
-        self.tell(
-            Severity::Info,
-            "LeaderServes",
-            format!("{to} took the lead of epoch {} {} ms after: {}", change.epoch, duration.as_millis(), plan.reason),
-        );
-        if self.history.len() == HISTORY {
-            self.history.pop_front();
-        }
-        self.history.push_back(Transition {
+        self.note_served();
+        self.remember_promoted();
+        let transition = Transition {
             // Whatever was left unfinished, another leader is a failover.
             kind: if plan.kind == Kind::Resume && moved { Kind::Failover } else { plan.kind }.name(),
             from,
             to,
             epoch: change.epoch,
-            duration,
+            duration: self.now.saturating_sub(plan.since),
             reason: plan.reason,
             at: self.now,
-        });
+        };
+        self.promoted = Some(Promoted { transition, leader, since: plan.since });
+        self.note_served();
         self.unfinished = None;
         self.backoff.succeeded();
+    }
+
+    /// A leader that was promoted serves once older leases are over and its BARRIERs are committed: only then is the
+    /// change of leader over for clients, and told.
+    pub(super) fn note_served(&mut self) {
+        let now = self.now;
+        let served = self.promoted.as_ref().is_some_and(|promoted| {
+            let epoch = promoted.transition.epoch;
+            self.members.fresh(promoted.leader, now).is_some_and(|r| r.standing.live_led == epoch && r.serving)
+        });
+        if let Some(promoted) = self.promoted.as_mut().filter(|_| served) {
+            let transition = &mut promoted.transition;
+            (transition.duration, transition.at) = (now.saturating_sub(promoted.since), now);
+            let text = format!(
+                "{} serves epoch {}, {} ms after: {}",
+                transition.to,
+                transition.epoch,
+                transition.duration.as_millis(),
+                transition.reason
+            );
+            self.tell(Severity::Info, "LeaderServes", text);
+            self.remember_promoted();
+        }
+    }
+
+    /// Into the history, served or not.
+    fn remember_promoted(&mut self) {
+        let Some(promoted) = self.promoted.take() else { return };
+        if self.history.len() == HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(promoted.transition);
     }
 
     fn abandon(&mut self, change: Change, why: &str, overtaken: bool) {

@@ -138,20 +138,25 @@ impl Controller {
                 false,
             )
         } else if leader.disk_full {
-            (Kind::Failover, format!("the disk of {name} is full"), false)
+            // It serves everything but puts: nothing is lost by handing over in order.
+            (Kind::Switchover, format!("the disk of {name} is full"), false)
         } else {
             return None;
         };
         let heirs: Vec<Sid> = self.heirs(register, leader).into_iter().map(|(sid, _)| sid).collect();
         let able = |sid: &Sid| {
-            self.members.fresh(*sid, self.now).is_some_and(|r| !r.draining && !r.disk_full && r.sync_stall <= STALL)
+            self.members.fresh(*sid, self.now).is_some_and(|r| {
+                // One with hardly more room would refuse puts in a moment, and hand over in turn.
+                !r.draining && !r.disk_full && r.disk.is_ample() && r.sync_stall <= STALL
+            })
         };
         if !heirs.iter().any(able) {
             self.condition("NoCandidate", format!("{why}, and nobody in sync could lead instead"));
             return None;
         }
         if !urgent {
-            let last = self.history.back().map_or(Duration::ZERO, |t| t.at + MOVES_APART);
+            let latest = self.promoted.as_ref().map(|promoted| &promoted.transition).or(self.history.back());
+            let last = latest.map_or(Duration::ZERO, |t| t.at + MOVES_APART);
             if self.now < last {
                 self.wake(last);
                 return None;

@@ -35,7 +35,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::change::{Change, Kind, Plan};
+use self::change::{Change, Kind, Plan, Promoted};
 use self::members::{Members, belongs, may_vote};
 use self::pace::{Backoff, Pending};
 use self::register_copy::{Known, RegisterCopy};
@@ -192,6 +192,8 @@ pub struct Controller {
     cooling: BTreeMap<Sid, Duration>,
     /// Since when the leader has been suspected.
     suspected: Option<(Sid, Duration)>,
+    /// Not yet in the history.
+    promoted: Option<Promoted>,
     history: VecDeque<Transition>,
     conditions: Vec<Condition>,
     actions: Vec<Action>,
@@ -242,6 +244,7 @@ impl Controller {
             pending: Pending::default(),
             cooling: BTreeMap::new(),
             suspected: None,
+            promoted: None,
             history: VecDeque::new(),
             conditions: Vec::new(),
             actions: Vec::new(),
@@ -261,6 +264,7 @@ impl Controller {
     pub fn step(&mut self, now: Duration, event: Event) -> Vec<Action> {
         self.now = self.now.max(now);
         self.take(event);
+        self.note_served();
         self.decide();
         std::mem::take(&mut self.actions)
     }

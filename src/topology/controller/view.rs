@@ -45,7 +45,7 @@ impl Controller {
             }),
             members,
             transitions: self.history.iter().cloned().collect(),
-            conditions: self.all_conditions(register),
+            conditions: self.all_conditions(register, now),
             last_request: register.and_then(|r| r.last_request.clone()),
         }
     }
@@ -108,11 +108,12 @@ impl Controller {
             lag_entries: known.map_or(0, |f| f.lag_entries),
             lag_bytes: known.map_or(0, |f| f.lag_bytes),
             lag_ms: known.map_or(0, |f| f.lag_ms),
+            disk_full: member.fresh(now).is_some_and(|report| report.disk_full),
             silence: member.heard.map(|_| member.silence(now)),
         }
     }
 
-    fn all_conditions(&self, register: Option<&Register>) -> Vec<Condition> {
+    fn all_conditions(&self, register: Option<&Register>, now: Duration) -> Vec<Condition> {
         let mut conditions = self.conditions.clone();
         if let Some(why) = self.register.failure() {
             conditions.push(Condition { kind: "RegisterUnreadable", text: why.to_owned() });
@@ -136,6 +137,11 @@ impl Controller {
                     text: format!("the volume of {name} is of lineage {}: it is left as it is", standing.lineage),
                 }),
                 _ => {}
+            }
+            if member.fresh(now).is_some()
+                && let Some(text) = report.told_full(name, leads(report, Some(register)))
+            {
+                conditions.push(Condition { kind: "DiskFull", text });
             }
             if report.shards.iter().any(|s| s.state == DataState::Quarantined) {
                 let text = format!("storage of {name} is unsound ({}): armdb inspect says more", report.trouble);

@@ -1,4 +1,5 @@
 //! Decisions, one scenario a test.
 
 mod choices;
+mod full_disk;
 mod upkeep;

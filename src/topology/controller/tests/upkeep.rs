@@ -6,15 +6,15 @@ use crate::ident::{ClusterId, InstanceId, Sid};
 use crate::position::{LogPosition, LogTail};
 use crate::topology::controller::{Action, Controller, ControllerConfig, Event};
 use crate::topology::message::{
-    DataState, FollowRequest, FollowerReport, HealthReport, InitState, Reply, Request, Role, ShardReport, Standing,
-    StandingReply,
+    DataState, DiskRoom, FollowRequest, FollowerReport, HealthReport, InitState, Reply, Request, Role, ShardReport,
+    Standing, StandingReply,
 };
 use crate::topology::register::{FORMAT_VERSION, MemberAddress, Phase, ReadOutcome, Register, Version};
 use crate::topology::spec::{ExpectedMember, PartitionSpec};
 
 const EPOCH: u64 = 3;
 
-fn name(sid: u128) -> String {
+pub(super) fn name(sid: u128) -> String {
     format!("kv-0-{}", sid - 1)
 }
 
@@ -55,7 +55,7 @@ fn register() -> Register {
     }
 }
 
-fn report(sid: u128, connected: &[u128]) -> HealthReport {
+pub(super) fn report(sid: u128, connected: &[u128]) -> HealthReport {
     let leads = sid == 1;
     let follower = |of: &u128| FollowerReport {
         sid: Sid(*of),
@@ -96,19 +96,20 @@ fn report(sid: u128, connected: &[u128]) -> HealthReport {
         draining: false,
         sync_stall: Duration::ZERO,
         disk_full: false,
+        disk: DiskRoom::default(),
         caught_up: true,
         serving: leads,
         trouble: String::new(),
     }
 }
 
-struct Given {
-    controller: Controller,
-    now: Duration,
+pub(super) struct Given {
+    pub(super) controller: Controller,
+    pub(super) now: Duration,
 }
 
 impl Given {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let controller = Controller::new(ControllerConfig {
             name: "a".into(),
             rank: 0,
@@ -124,7 +125,7 @@ impl Given {
     }
 
     /// Who is told to follow whom and where; answered at once.
-    fn step(&mut self, event: Event) -> Vec<(String, String)> {
+    pub(super) fn step(&mut self, event: Event) -> Vec<(String, String)> {
         let mut told = Vec::new();
         let actions = self.controller.step(self.now, event);
         for action in actions {
@@ -142,12 +143,17 @@ impl Given {
     }
 
     /// A hundred milliseconds at a time, everybody reports; the leader has a stream of these.
-    fn pass(&mut self, time: Duration, connected: &[u128]) -> Vec<(String, String)> {
+    pub(super) fn pass(&mut self, time: Duration, connected: &[u128]) -> Vec<(String, String)> {
+        self.pass_with(time, |sid| report(sid, connected))
+    }
+
+    /// As [`Self::pass`], each with this report.
+    pub(super) fn pass_with(&mut self, time: Duration, report: impl Fn(u128) -> HealthReport) -> Vec<(String, String)> {
         let mut told = Vec::new();
         let until = self.now + time;
         while self.now < until {
             for sid in [1, 2, 3] {
-                let report = Box::new(report(sid, connected));
+                let report = Box::new(report(sid));
                 told.extend(self.step(Event::Report { member: name(sid), report }));
             }
             self.now += Duration::from_millis(100);
