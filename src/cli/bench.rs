@@ -1,8 +1,10 @@
 //! `armdb bench failover`: how long writes stand still when a leader is killed or moved, against a local cluster.
 //!
 //! Writers put keys one after another through the client library; each event (kill -9 of the leader's process, or
-//! a switchover) begins when every member is in sync, and its figure is the longest time between two acknowledged
-//! writes around it. In the end every acknowledged key is read back: one that is missing or differs fails the run.
+//! a switchover) begins when every member is in sync, and its figure is the longest time without an acknowledged write
+//! from that moment on. (What stood still before it, because the disk was busy with something else, is none of it; such
+//! stalls are told beside it.) In the end every acknowledged key is read back: one that is missing or differs fails the run. Then
+//! its keys are deleted, also those whose writes had no outcome, and also when it was interrupted.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,13 +13,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use futures::{StreamExt as _, TryStreamExt as _};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal};
 use serde::Serialize;
 
+use super::failure::EXIT_INTERRUPTED;
 use super::{Failure, Format, Global, output};
 use crate::api::{ArmdbClusterStatus, MemberRole, PartitionState};
-use crate::client::{Client, ClientOptions, WriteError};
+use crate::client::{Client, ClientOptions, Scan, WriteError};
 use crate::local::control;
 use crate::local::directory::{self, ClusterFile};
 use crate::net::proto::{LocalStatusRequest, SwitchoverRequest};
@@ -28,6 +32,10 @@ const HEAL: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(20);
 /// Writes go on for this long before an event and after it has healed.
 const CALM: Duration = Duration::from_millis(300);
+/// Deletes under way at once.
+const DELETES: usize = 64;
+/// Scans for what is left before it is told: a delete without an outcome is done again by the next.
+const SWEEPS: u32 = 5;
 
 /// Measure a running local cluster
 #[derive(Debug, clap::Args)]
@@ -87,6 +95,9 @@ struct Report {
     lost: u64,
 }
 
+/// A writer's prefix and the numbers of its acknowledged keys, if it did not panic.
+type Written = Result<(String, Vec<u64>), tokio::task::JoinError>;
+
 /// What the writers share.
 #[derive(Debug, Default)]
 struct Load {
@@ -103,22 +114,48 @@ async fn measure(args: Failover, global: Global) -> anyhow::Result<ExitCode> {
     let mut cluster = Cluster { dir };
     let client = Client::connect(ClientOptions::new(file.endpoints())).await?;
     let load = Arc::new(Load::default());
-    let run = crate::ident::AttemptId::random().to_string();
+    let run = format!("bench/failover/{}/", &crate::ident::AttemptId::random().to_string()[..8]);
+    let mut stopped = std::pin::pin!(super::stop_signal()?);
     let writers: Vec<_> = (0..args.writers)
         .map(|writer| {
-            let prefix = format!("bench/failover/{}/{writer}/", &run[..8]);
+            let prefix = format!("{run}{writer}/");
             tokio::spawn(write(client.clone(), prefix, args.value_bytes as usize, Arc::clone(&load)))
         })
         .collect();
-    let result = events(&args, &mut cluster, &load).await;
+    let result = tokio::select! {
+        result = events(&args, &mut cluster, &load) => Some(result),
+        () = &mut stopped => None,
+    };
     load.stop.store(true, Ordering::Relaxed);
-    let (mut acknowledged, mut lost) = (0, 0);
-    for writer in writers {
-        let (prefix, written) = writer.await.context("a writer failed")?;
-        acknowledged += written.len() as u64;
-        lost += missing(&client, &prefix, &written, args.value_bytes as usize).await?;
+    let writers = futures::future::join_all(writers).await;
+    let counted = match &result {
+        Some(_) => count(&client, writers, args.value_bytes as usize).await,
+        None => Ok((0, 0)),
+    };
+    let interrupted = result.is_none();
+    let again = async {
+        if !interrupted {
+            stopped.await;
+        }
+        match super::stop_signal() {
+            Ok(stopped) => stopped.await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        swept = sweep(&client, &run) => {
+            let left = || Failure::new("not all of its keys could be deleted").remedy(format!("those left begin with {run}"));
+            swept.with_context(left)?;
+        }
+        () = again => {
+            let text = format!("interrupted while its keys were deleted: those left begin with {run}");
+            return Err(Failure::with_code(text, EXIT_INTERRUPTED).into());
+        }
     }
-    let (kills, switchovers) = result?;
+    let Some(result) = result else {
+        return Err(Failure::with_code("interrupted; its keys are deleted", EXIT_INTERRUPTED).into());
+    };
+    let ((kills, switchovers), (acknowledged, lost)) = (result?, counted?);
     let report = Report { kills, switchovers, acknowledged, lost };
     match global.output {
         Format::Json => output::json(&report)?,
@@ -161,6 +198,39 @@ fn value_of(key: &str, bytes: usize) -> Vec<u8> {
     key.bytes().cycle().take(bytes).collect()
 }
 
+/// How many writes were acknowledged, and how many of these are not there.
+async fn count(client: &Client, writers: Vec<Written>, value_bytes: usize) -> anyhow::Result<(u64, u64)> {
+    let (mut acknowledged, mut lost) = (0, 0);
+    for writer in writers {
+        let (prefix, written) = writer.context("a writer failed")?;
+        acknowledged += written.len() as u64;
+        lost += missing(client, &prefix, &written, value_bytes).await?;
+    }
+    Ok((acknowledged, lost))
+}
+
+/// Deletes every key that begins so, whether its write was acknowledged or not.
+async fn sweep(client: &Client, prefix: &str) -> anyhow::Result<()> {
+    for _ in 0..SWEEPS {
+        let mut found = false;
+        let mut scan = client.scan(Scan::prefix(prefix.to_owned()).keys_only(true));
+        while let Some(page) = scan.next_page().await? {
+            found |= !page.entries.is_empty();
+            let deletes = page.entries.into_iter().map(|entry| async move {
+                match client.delete(entry.key).await {
+                    Ok(_) | Err(WriteError::Indeterminate { .. }) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            });
+            futures::stream::iter(deletes).buffer_unordered(DELETES).try_collect::<()>().await?;
+        }
+        if !found {
+            return Ok(());
+        }
+    }
+    bail!("after {SWEEPS} scans there are still some")
+}
+
 /// How many of the acknowledged keys are not there as written.
 async fn missing(client: &Client, prefix: &str, written: &[u64], value_bytes: usize) -> anyhow::Result<u64> {
     let mut missing = 0;
@@ -185,6 +255,7 @@ async fn events(args: &Failover, cluster: &mut Cluster, load: &Load) -> anyhow::
             let (leader, pid) = cluster.healthy(None).await?;
             load.acknowledged.lock().clear();
             tokio::time::sleep(CALM).await;
+            let begun = Instant::now();
             if kind == 0 {
                 let pid = Pid::from_raw(pid).context("the leader has no process")?;
                 rustix::process::kill_process(pid, Signal::KILL).context("killing the leader")?;
@@ -197,11 +268,10 @@ async fn events(args: &Failover, cluster: &mut Cluster, load: &Load) -> anyhow::
             }
             cluster.healthy(Some(&leader)).await?;
             tokio::time::sleep(CALM).await;
-            let mut at = std::mem::take(&mut *load.acknowledged.lock());
-            // The last moment counts too: writes that never came back are not a short gap.
-            at.push(Instant::now());
-            let gap = at.windows(2).map(|pair| pair[1].saturating_duration_since(pair[0])).max().unwrap_or_default();
-            tracing::info!(event = number, leader, gap_millis = gap.as_millis() as u64, "healed");
+            let at = std::mem::take(&mut *load.acknowledged.lock());
+            let (before, gap) = stood_still(&at, begun, Instant::now());
+            let [gap_millis, before_millis] = [gap, before].map(|gap| gap.as_millis() as u64);
+            tracing::info!(event = number, leader, gap_millis, before_millis, "healed");
             gaps[kind].push(gap);
         }
         let after = (load.failed.load(Ordering::Relaxed), load.indeterminate.load(Ordering::Relaxed));
@@ -209,6 +279,16 @@ async fn events(args: &Failover, cluster: &mut Cluster, load: &Load) -> anyhow::
     }
     let [kills, switchovers] = gaps;
     Ok((figures(kills, counted[0]), figures(switchovers, counted[1])))
+}
+
+/// The longest time without an acknowledged write before an event and from it on, up to now: writes that never came
+/// back are not a short gap.
+fn stood_still(acknowledged: &[Instant], event: Instant, now: Instant) -> (Duration, Duration) {
+    let (before, after) = acknowledged.split_at(acknowledged.partition_point(|at| *at < event));
+    let longest = |at: Vec<Instant>| at.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
+    let before = before.iter().copied().chain([event]).collect();
+    let after = [event].into_iter().chain(after.iter().copied()).chain([now]).collect();
+    (longest(before), longest(after))
 }
 
 fn figures(mut gaps: Vec<Duration>, (failed, indeterminate): (u64, u64)) -> Figures {
@@ -283,6 +363,18 @@ mod tests {
         let figures = figures(gaps, (0, 2));
         assert_eq!((figures.events, figures.median_millis, figures.worst_millis), (3, 3.0, 5.0));
         assert_eq!((figures.failed, figures.indeterminate), (0, 2));
+    }
+
+    #[test]
+    fn what_stood_still_before_an_event_is_not_counted_to_it() {
+        let start = Instant::now();
+        let at = |millis: u64| start + Duration::from_millis(millis);
+        let acknowledged = [0, 10, 500, 510, 1150, 1160].map(at);
+        let gaps = stood_still(&acknowledged, at(505), at(1200));
+        assert_eq!(gaps, (Duration::from_millis(490), Duration::from_millis(640)));
+        let (_, never) = stood_still(&acknowledged[..4], at(505), at(1200));
+        assert_eq!(never, Duration::from_millis(690), "they did not come back");
+        assert_eq!(stood_still(&[], at(100), at(200)), (Duration::ZERO, Duration::from_millis(100)));
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub const EXIT_FAILURE: u8 = 1;
 pub const EXIT_UNREACHABLE: u8 = 3;
 /// A write may have been done.
 pub const EXIT_UNKNOWN: u8 = 4;
+/// Stopped by SIGINT or SIGTERM, in order.
+pub const EXIT_INTERRUPTED: u8 = 130;
 
 /// An error with a remedy and an exit code.
 #[derive(Debug)]

@@ -26,14 +26,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::endpoints::{DataArgs, seconds};
+use super::failure::EXIT_INTERRUPTED;
 use super::{Failure, Format, Global, block_on, output};
 use checkpoint::Checkpoint;
 use pipeline::{LoadError, Loader, Report};
 use progress::Progress;
 use record::Fields;
-
-/// Exit code after Ctrl-C, as shells have it.
-const EXIT_INTERRUPTED: u8 = 130;
 
 /// Load a file of JSON lines; resumable
 #[derive(Debug, clap::Args)]
