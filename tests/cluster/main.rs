@@ -17,6 +17,7 @@ mod garbage;
 mod increments;
 mod loading;
 mod manifest;
+mod measuring;
 mod packages;
 mod ports;
 mod quorum_lost;

@@ -29,6 +29,8 @@ pub struct Cluster {
     manifest: Manifest,
     home: TempDir,
     supervisor: Option<Child>,
+    /// Whether its directory is on a file system that only its own processes see.
+    apart: bool,
 }
 
 impl Cluster {
@@ -44,7 +46,7 @@ impl Cluster {
     pub fn prepare(manifest: Manifest) -> Self {
         let home = tempfile::Builder::new().prefix("armdb-").tempdir().expect("a directory");
         manifest.write(&home.path().join("cluster.yaml"));
-        Self { manifest, home, supervisor: None }
+        Self { manifest, home, supervisor: None, apart: false }
     }
 
     /// Gives it another manifest for its next run.
@@ -56,6 +58,22 @@ impl Cluster {
     /// The cluster's directory.
     pub fn dir(&self) -> PathBuf {
         self.home.path().join("cluster")
+    }
+
+    /// The cluster's directory is mounted where only its own processes see it.
+    pub fn set_apart(&mut self) {
+        self.apart = true;
+    }
+
+    /// The cluster's directory as this process sees it.
+    pub fn seen(&self) -> PathBuf {
+        match self.apart {
+            true => {
+                let root = PathBuf::from(format!("/proc/{}/root", self.supervisor()));
+                root.join(self.dir().strip_prefix("/").expect("an absolute path"))
+            }
+            false => self.dir(),
+        }
     }
 
     /// Room for a scenario's own files.
@@ -129,7 +147,7 @@ impl Cluster {
     /// The status, if the supervisor answers.
     pub async fn try_status(&self) -> Option<ArmdbClusterStatus> {
         let asking = async {
-            let mut control = control::connect(&self.dir()).await.ok()?;
+            let mut control = control::connect(&self.seen()).await.ok()?;
             let answer = control.status(LocalStatusRequest {}).await.ok()?;
             serde_json::from_str(&answer.into_inner().status_json).ok()
         };
@@ -206,7 +224,7 @@ impl Cluster {
 
     /// What `local.json` says.
     pub fn file(&self) -> ClusterFile {
-        ClusterFile::read(&self.dir()).expect("it can be read").expect("there is one")
+        ClusterFile::read(&self.seen()).expect("it can be read").expect("there is one")
     }
 
     /// Where a member listens.

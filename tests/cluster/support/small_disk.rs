@@ -1,6 +1,7 @@
 //! A member on a disk of a few megabytes: a tmpfs in a mount namespace that the supervisor's processes share and
 //! nobody else sees; it is gone with them.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
 use super::Cluster;
@@ -28,7 +29,18 @@ pub fn impossible() -> Option<String> {
 /// Runs the cluster with `member`'s home on a disk of this size.
 pub fn run(cluster: &mut Cluster, member: &str, size: &str) {
     let home = cluster.dir().join(member);
-    std::fs::create_dir_all(&home).expect("made");
+    run_on(cluster, &home, size);
+}
+
+/// Runs the cluster with all of its directory, the register too, on one disk of this size.
+pub fn run_whole(cluster: &mut Cluster, size: &str) {
+    cluster.set_apart();
+    let home = cluster.dir();
+    run_on(cluster, &home, size);
+}
+
+fn run_on(cluster: &mut Cluster, home: &Path, size: &str) {
+    std::fs::create_dir_all(home).expect("made");
     let script = "mount -t tmpfs -o \"size=$0\" armdb \"$1\" && shift && exec \"$@\"";
     let plain = armdb(std::iter::empty::<&str>());
     let mut command = Command::new("unshare");
