@@ -11,6 +11,8 @@ const MIB: usize = 1 << 20;
 /// Twice a segment is kept for deletes, so a smaller disk would take nothing.
 const SMALL: &str = "320m";
 const LARGE: &str = "900m";
+/// For all members together.
+const SHARED: &str = "400m";
 /// More than fits.
 const PUTS: usize = 400;
 
@@ -115,7 +117,7 @@ async fn a_killed_leader_is_replaced_though_all_disks_and_the_register_s_are_ful
         return skip("a failover on a disk that is full to the last byte", &why);
     }
     let mut cluster = Cluster::prepare(Manifest::members(3));
-    small_disk::run_whole(&mut cluster, LARGE);
+    small_disk::run_whole(&mut cluster, SHARED);
     cluster.healthy().await;
     let client = cluster.client().await;
     let mut books = Ledger::default();
