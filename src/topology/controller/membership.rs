@@ -23,6 +23,9 @@ const GONE: Duration = Duration::from_secs(60);
 const STEADY: Duration = Duration::from_secs(1);
 /// A disk that syncs nothing for so long makes a bad leader.
 const STALL: Duration = Duration::from_secs(2);
+/// A leader without room is one after this long: where disks are shared, the others say within it that they have none
+/// either.
+const FULL_FOR: Duration = Duration::from_millis(500);
 /// Moves for the sake of a disk are at least this far apart.
 const MOVES_APART: Duration = Duration::from_secs(10);
 
@@ -127,6 +130,8 @@ impl Controller {
         }
         let own = leader.standing.sid;
         let name = self.name_of(own);
+        let full_since = self.full_since.filter(|(sid, _)| *sid == own && leader.disk_full);
+        self.full_since = leader.disk_full.then(|| full_since.unwrap_or((own, self.now)));
         let (kind, why, urgent) = if leader.draining {
             (Kind::Drain, format!("{name} is stopping"), true)
         } else if self.config.spec.paused {
@@ -152,6 +157,12 @@ impl Controller {
         };
         if !heirs.iter().any(able) {
             self.condition("NoCandidate", format!("{why}, and nobody in sync could lead instead"));
+            return None;
+        }
+        if let Some((_, since)) = self.full_since.filter(|_| kind == Kind::Switchover)
+            && self.now < since + FULL_FOR
+        {
+            self.wake(since + FULL_FOR);
             return None;
         }
         if !urgent {

@@ -192,6 +192,8 @@ pub struct Controller {
     cooling: BTreeMap<Sid, Duration>,
     /// Since when the leader has been suspected.
     suspected: Option<(Sid, Duration)>,
+    /// Since when the leader has said that its disk is full.
+    full_since: Option<(Sid, Duration)>,
     /// Not yet in the history.
     promoted: Option<Promoted>,
     history: VecDeque<Transition>,
@@ -244,6 +246,7 @@ impl Controller {
             pending: Pending::default(),
             cooling: BTreeMap::new(),
             suspected: None,
+            full_since: None,
             promoted: None,
             history: VecDeque::new(),
             conditions: Vec::new(),

@@ -12,7 +12,8 @@ const FULL: DiskRoom = DiskRoom { total: 320 * MIB, available: 100 * MIB, reserv
 /// Above it, for a batch or two.
 const TIGHT: DiskRoom = DiskRoom { available: 130 * MIB, ..FULL };
 const AMPLE: DiskRoom = DiskRoom { available: 200 * MIB, ..FULL };
-const MOMENT: Duration = Duration::from_millis(300);
+/// Longer than a leader must have been full.
+const MOMENT: Duration = Duration::from_millis(800);
 
 /// Everybody is in sync; storage 1 leads.
 fn with_room(disks: [DiskRoom; 3]) -> impl Fn(u128) -> HealthReport {

@@ -120,7 +120,6 @@ impl Given {
         });
         let mut given = Self { controller, now: Duration::ZERO };
         given.step(Event::Tick);
-        given.step(Event::RegisterRead(ReadOutcome::Found(Box::new(register()), Version("1".into()))));
         given
     }
 
@@ -129,6 +128,11 @@ impl Given {
         let mut told = Vec::new();
         let actions = self.controller.step(self.now, event);
         for action in actions {
+            if let Action::ReadRegister = action {
+                let found = ReadOutcome::Found(Box::new(register()), Version("1".into()));
+                told.extend(self.step(Event::RegisterRead(found)));
+                continue;
+            }
             if let Action::Send { request_id, member, request, .. } = action
                 && let Request::Follow(FollowRequest { leader, .. }) = *request
             {
