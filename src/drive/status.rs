@@ -136,9 +136,9 @@ fn member(member: &view::MemberView) -> MemberStatus {
     }
 }
 
-/// The changes of leadership that the controller made.
+/// The changes of leadership that the controller made, once it is known how long they took.
 pub fn transitions(picture: &PartitionPicture) -> impl Iterator<Item = Transition> + '_ {
-    picture.view.transitions.iter().map(|transition| Transition {
+    picture.view.transitions.iter().filter(|transition| transition.settled).map(|transition| Transition {
         transition_type: match transition.kind {
             "Bootstrap" => TransitionType::Bootstrap,
             "Failover" => TransitionType::Failover,

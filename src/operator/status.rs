@@ -247,7 +247,9 @@ fn elsewhere(observed: &Observed<'_>, picture: &PartitionPicture, known: &[Trans
     let before = observed.before?.partitions.iter().find(|partition| partition.id == id)?;
     let (from, to) = (before.leader.clone()?, view.leader.clone()?);
     let epoch = i64::try_from(view.epoch).unwrap_or(i64::MAX);
-    let told = known.iter().any(|transition| transition.partition == id && transition.epoch == epoch);
+    // Made here, and told once it is known how long it took.
+    let own = view.transitions.iter().any(|transition| transition.epoch == view.epoch);
+    let told = own || known.iter().any(|transition| transition.partition == id && transition.epoch == epoch);
     (from != to && epoch > before.epoch && !told).then(|| Transition {
         transition_type: TransitionType::Failover,
         partition: id,

@@ -323,6 +323,7 @@ fn transitions_are_kept_across_replicas_of_the_operator_and_told_once() {
         duration: std::time::Duration::from_millis(840),
         reason: "the process of kv-0-1 is gone".into(),
         at: std::time::Duration::from_millis(1500),
+        settled: true,
     });
     let first = told_with(&[moved.clone()], None, |_| {});
     assert_eq!((first.recent_transitions.len(), first.recent_transitions[0].duration_millis), (1, 840));

@@ -128,6 +128,8 @@ pub struct Transition {
     pub reason: String,
     /// When, on the controller's clock.
     pub at: Duration,
+    /// Whether the duration is final: the leader serves, or another change came first.
+    pub settled: bool,
 }
 
 /// Something a human should know as long as it lasts.

@@ -21,6 +21,11 @@ fn a_killed_leader_is_replaced_within_a_second_and_nothing_is_lost() {
             (last.kind, last.from, last.to),
             ("Failover", Some(format!("m-{leader}")), format!("m-{}", w.the_leader()))
         );
+        assert!(
+            last.settled && last.duration > ms(400),
+            "the wait for older leases is part of it: {:?}",
+            last.duration
+        );
     }
 }
 

@@ -776,6 +776,7 @@ impl Controller {
             duration: self.now.saturating_sub(plan.since),
             reason: plan.reason,
             at: self.now,
+            settled: false,
         };
         self.promoted = Some(Promoted { transition, leader, since: plan.since });
         self.note_served();
@@ -808,7 +809,8 @@ impl Controller {
 
     /// Into the history, served or not.
     fn remember_promoted(&mut self) {
-        let Some(promoted) = self.promoted.take() else { return };
+        let Some(mut promoted) = self.promoted.take() else { return };
+        promoted.transition.settled = true;
         if self.history.len() == HISTORY {
             self.history.pop_front();
         }

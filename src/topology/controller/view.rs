@@ -44,7 +44,7 @@ impl Controller {
                 age: self.change_age(c, now),
             }),
             members,
-            transitions: self.history.iter().cloned().collect(),
+            transitions: self.history.iter().chain(self.promoted.as_ref().map(|p| &p.transition)).cloned().collect(),
             conditions: self.all_conditions(register, now),
             last_request: register.and_then(|r| r.last_request.clone()),
         }

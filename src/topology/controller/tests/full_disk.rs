@@ -67,6 +67,7 @@ fn the_lead_does_not_go_to_and_fro_between_disks_that_are_nearly_full() {
         duration: MOMENT,
         reason: format!("the disk of {} is full", name(2)),
         at: given.now,
+        settled: true,
     });
     given.pass_with(Duration::from_secs(9), with_room([FULL, AMPLE, AMPLE]));
     assert!(!given.controller.changing(), "the last move is less than ten seconds ago");
