@@ -51,6 +51,7 @@ fn report(core: &MemberCore) -> HealthReport {
         draining: false,
         sync_stall: Duration::ZERO,
         disk_full: false,
+        disk: Default::default(),
         caught_up: true,
         serving: true,
         trouble: String::new(),
