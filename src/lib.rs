@@ -15,10 +15,12 @@
 //! engine       sharded bitcask: segments, index, group commit, recovery, compaction
 //! api          the ArmdbCluster type: spec, status, defaults, rules
 //! disk         seam: the real disk, and an in-memory crash disk
+//! checker      PURE: whether a history of operations is linearizable
 //! ident, position   the words every floor shares
 //! ```
 
 pub mod api;
+pub mod checker;
 pub mod cli;
 pub mod client;
 pub mod disk;

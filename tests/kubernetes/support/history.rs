@@ -1,17 +1,10 @@
-//! What applications saw, judged: could one copy of the data, changed by one operation at a time, have answered so?
-//!
-//! Each value is written at most once to a key, so the question has an exact answer in one pass (Gibbons and Korach,
-//! "Testing Shared Memories", SIAM J. Comput. 1997, section 4.2). A value with its write and all its reads is a
-//! *cluster*; its *zone* lies between the first end and the last beginning of its operations. If the first end comes
-//! first, the value was certainly the current one throughout the zone (*forward*); else a single moment within the
-//! zone is enough for all of them (*backward*). The history of a key is linearizable if and only if nobody reads what
-//! was never written or not yet begun, no two forward zones overlap, and no backward zone lies within a forward one.
-//!
-//! A write of unknown outcome may take effect at any time after it began, or never: its end is never, and if nobody
-//! read it, it says nothing. A write that was refused must not be read at all.
+//! What applications saw, for the checker (`armdb::checker`): could one copy of the data, changed by one operation at a
+//! time, have answered so? Each value is written at most once.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
+
+use armdb::checker::{self, Change, Outcome, Value};
 
 /// What was asked, and what came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,29 +41,6 @@ pub struct History {
     pub operations: Vec<Operation>,
 }
 
-/// The operations around one value of one key.
-struct Zone {
-    value: Option<String>,
-    /// The earliest end of any of them.
-    first_end: Instant,
-    /// The latest beginning of any of them.
-    last_begin: Instant,
-}
-
-impl Zone {
-    fn is_forward(&self) -> bool {
-        self.first_end < self.last_begin
-    }
-
-    fn low(&self) -> Instant {
-        self.first_end.min(self.last_begin)
-    }
-
-    fn high(&self) -> Instant {
-        self.first_end.max(self.last_begin)
-    }
-}
-
 impl History {
     /// How many writes were acknowledged.
     pub fn acknowledged(&self) -> usize {
@@ -93,76 +63,34 @@ impl History {
 
     /// What is wrong with it; empty = every read and every acknowledgement was true.
     pub fn violations(&self) -> Vec<String> {
-        let mut keys: BTreeMap<&str, Vec<&Operation>> = BTreeMap::new();
-        for operation in &self.operations {
-            keys.entry(&operation.key).or_default().push(operation);
-        }
         let Some(first) = self.operations.iter().map(|operation| operation.began).min() else { return Vec::new() };
-        let last = self.operations.iter().map(|operation| operation.ended).max().unwrap_or(first);
-        // Stand-ins for "before everything" and "never" that can be compared with the others.
-        let (before, never) = (first - Duration::from_secs(1), last + Duration::from_secs(1));
-        keys.into_iter().flat_map(|(key, operations)| judge(key, &operations, before, never)).collect()
-    }
-}
-
-fn judge(key: &str, operations: &[&Operation], before: Instant, never: Instant) -> Vec<String> {
-    let mut violations = Vec::new();
-    // The key is absent as if that had been written before everything.
-    let mut zones = BTreeMap::from([(None, Zone { value: None, first_end: before, last_begin: before })]);
-    let mut begun: BTreeMap<Option<&str>, Instant> = BTreeMap::new();
-    let mut refused: BTreeMap<&str, &str> = BTreeMap::new();
-    for operation in operations {
-        let (value, end) = match &operation.event {
-            Event::Written(value) => (value, operation.ended),
-            Event::Unknown(value) => (value, never),
-            Event::Refused(value, why) => {
-                refused.insert(value, why);
-                continue;
-            }
-            Event::Read(_) | Event::Unread(_) => continue,
+        let at = |instant: Instant| (instant - first).as_nanos() as checker::Time;
+        let mut numbers: HashMap<&String, u64> = HashMap::new();
+        let mut number = |value| {
+            let next = numbers.len() as u64;
+            Value(*numbers.entry(value).or_insert(next))
         };
-        let zone = Zone { value: Some(value.clone()), first_end: end, last_begin: operation.began };
-        assert!(zones.insert(Some(value.as_str()), zone).is_none(), "{key}: {value} is written twice");
-        begun.insert(Some(value), operation.began);
-    }
-    for operation in operations {
-        let Event::Read(value) = &operation.event else { continue };
-        let value = value.as_deref();
-        let Some(zone) = zones.get_mut(&value) else {
-            let text = value.unwrap_or_default();
-            violations.push(match refused.get(text) {
-                Some(why) => format!("{key}: {text} was read; its write was refused: {why}"),
-                None => format!("{key}: {text} was read; nobody wrote it"),
-            });
-            continue;
-        };
-        if begun.get(&value).is_some_and(|begun| operation.ended < *begun) {
-            violations.push(format!("{key}: {value:?} was read before its write began"));
+        let mut history = checker::History::default();
+        for operation in &self.operations {
+            let key = history.key(&operation.key);
+            let times = (at(operation.began), at(operation.ended));
+            let (value, outcome) = match &operation.event {
+                Event::Written(value) => (value, Outcome::Done),
+                Event::Unknown(value) => (value, Outcome::Unknown),
+                Event::Refused(value, _) => (value, Outcome::Refused),
+                Event::Read(found) => {
+                    history.read(0, times, key, found.as_ref().map(|value| (number(value), None)));
+                    continue;
+                }
+                Event::Unread(_) => continue,
+            };
+            let put = Change::Put { key, value: number(value), version: None, lifetime: None };
+            history.write(0, times, Vec::new(), vec![put], outcome);
         }
-        zone.first_end = zone.first_end.min(operation.ended);
-        zone.last_begin = zone.last_begin.max(operation.began);
+        let report = checker::check(&history);
+        let undecided = report.undecided.iter().map(|keys| format!("{keys}: undecided"));
+        report.violations.iter().map(ToString::to_string).chain(undecided).collect()
     }
-
-    let at = |instant: Instant| format!("{:?}", instant - before);
-    let told = |zone: &Zone| format!("{:?} ({} to {})", zone.value, at(zone.low()), at(zone.high()));
-    // What nobody is certain of and nobody saw says nothing.
-    let zones: Vec<Zone> = zones.into_values().filter(|zone| zone.first_end != never).collect();
-    let (mut forward, backward): (Vec<Zone>, Vec<Zone>) = zones.into_iter().partition(Zone::is_forward);
-    forward.sort_by_key(Zone::low);
-    for pair in forward.windows(2) {
-        if pair[1].low() < pair[0].high() {
-            violations.push(format!("{key}: both were the value at once: {} and {}", told(&pair[0]), told(&pair[1])));
-        }
-    }
-    for zone in &backward {
-        // The only forward zone that can enclose it is the last that begins before it: they do not overlap.
-        let next = forward.partition_point(|other| other.low() < zone.low());
-        let enclosing = next.checked_sub(1).map(|last| &forward[last]);
-        if let Some(other) = enclosing.filter(|other| zone.high() < other.high()) {
-            violations.push(format!("{key}: {} was never the value, others saw {}", told(zone), told(other)));
-        }
-    }
-    violations
 }
 
 #[cfg(test)]
@@ -248,8 +176,7 @@ mod tests {
 
     #[test]
     fn nobody_sees_a_write_before_it_is_asked_for() {
-        let violations = history(&[(0, 1, read("1")), (2, 3, written("1"))]).violations();
-        assert!(violations.iter().any(|violation| violation.contains("before its write began")), "{violations:?}");
+        wrong(&[(0, 1, read("1")), (2, 3, written("1"))]);
     }
 
     #[test]
