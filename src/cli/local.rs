@@ -9,7 +9,7 @@ use anyhow::Context as _;
 
 use super::{Failure, Global};
 use crate::api::{self, ArmdbCluster};
-use crate::local::{self, Ended, LocalError, Options, Plan};
+use crate::local::{self, Ended, LocalError, Options, Places, Plan};
 
 /// Run the cluster of a manifest as processes on this machine
 #[derive(Debug, clap::Args)]
@@ -26,6 +26,11 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     wait_seconds: u32,
 
+    /// Where members run that shall not run on loopback: YAML, `MEMBER: {address: IP, launcher: [PROGRAM, ARG...]}`;
+    /// the launcher gets the member's command line as its last arguments and must exec it
+    #[arg(long, value_name = "FILE", env = "ARMDB_LOCAL_PLACES", hide_env = true)]
+    places: Option<PathBuf>,
+
     /// Run COMMAND against the cluster (it finds ARMDB_ENDPOINTS and ARMDB_DIR set), stop the cluster when it
     /// ends, and end with its status
     #[arg(last = true, value_name = "COMMAND")]
@@ -40,6 +45,7 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
     let dir = if global.dir == Path::new(".armdb") { global.dir.join(&name) } else { global.dir.clone() };
     let options = Options {
         plan: Plan { name, spec: cluster.spec },
+        places: args.places.as_deref().map(read_places).transpose()?.unwrap_or_default(),
         dir,
         program: std::env::current_exe().context("finding this program, to start members with")?,
         plain: args.plain,
@@ -71,6 +77,12 @@ fn manifest(file: &Path) -> anyhow::Result<ArmdbCluster> {
     }
     let list: Vec<_> = refused.iter().map(ToString::to_string).collect();
     Err(Failure::usage(format!("{}: {}", file.display(), list.join("; "))).into())
+}
+
+fn read_places(file: &Path) -> anyhow::Result<Places> {
+    Places::read(file).map_err(|error| {
+        Failure::usage(format!("{}: {error:#}", file.display())).remedy("mend the file of places").into()
+    })
 }
 
 fn explain(error: LocalError) -> anyhow::Error {

@@ -22,6 +22,7 @@ mod driver;
 mod error;
 mod log_file;
 mod output;
+mod places;
 mod plan;
 mod ports;
 mod process;
@@ -45,6 +46,7 @@ use tokio_util::task::TaskTracker;
 use self::directory::{ClusterFile, Directory};
 pub use self::error::LocalError;
 use self::output::{Level, Output, Style};
+pub use self::places::Places;
 pub use self::plan::Plan;
 use self::process::{Launch, ProcessState, Stop};
 use self::register_file::RegisterFile;
@@ -64,6 +66,8 @@ const REDRAW: Duration = Duration::from_millis(250);
 pub struct Options {
     /// What to run.
     pub plan: Plan,
+    /// Where members run that do not run beside the supervisor.
+    pub places: Places,
     /// The cluster's directory.
     pub dir: PathBuf,
     /// The program to start members with: this one.
@@ -95,7 +99,8 @@ pub async fn run(options: Options) -> Result<Ended, LocalError> {
     let mut signals = catch_signals().map_err(LocalError::io("catching signals in", &options.dir))?;
     let directory = Directory::lock(&options.dir)?;
     let dir = directory.path().to_owned();
-    let file = options.plan.complete(ClusterFile::read(&dir)?, &dir)?;
+    let mut file = options.plan.complete(ClusterFile::read(&dir)?, &dir)?;
+    options.places.place(&mut file);
     directory.write(&file)?;
     let (secret_path, secret) = directory.secret()?;
     let secret = PeerSecret::new(&secret).map_err(|error| {
@@ -111,6 +116,7 @@ pub async fn run(options: Options) -> Result<Ended, LocalError> {
         logs.push((Arc::clone(&name), home.join("log")));
         launches.push(Launch {
             name,
+            launcher: options.places.launcher(&member.name).iter().map(OsString::from).collect(),
             program: options.program.clone(),
             args: node_arguments(&file, member, &home, &config, &secret_path),
             ports: [("client", member.client), ("peer", member.peer), ("HTTP", member.http)],

@@ -37,6 +37,8 @@ const LINE_BYTES: usize = 16 << 10;
 pub struct Launch {
     /// Its name.
     pub name: Arc<str>,
+    /// What starts the program somewhere else; empty = it is started here.
+    pub launcher: Vec<OsString>,
     /// The program, usually this one.
     pub program: PathBuf,
     /// Its arguments.
@@ -108,7 +110,8 @@ pub async fn supervise(launch: Launch, stop: Stop, state: watch::Sender<ProcessS
 
 /// Starts the process; why not, otherwise.
 fn start(launch: &Launch) -> Result<Child, String> {
-    for (what, address) in launch.ports {
+    // Elsewhere the ports are not ours to try; the member itself says if one is taken.
+    for (what, address) in launch.ports.into_iter().filter(|_| launch.launcher.is_empty()) {
         if let Err(error) = ports::check(address) {
             return Err(format!(
                 "is not started: its {what} port {address} is taken by another program ({error}); \
@@ -116,8 +119,11 @@ fn start(launch: &Launch) -> Result<Child, String> {
             ));
         }
     }
-    let mut command = Command::new(&launch.program);
+    let mut line = launch.launcher.iter().map(OsString::as_os_str).chain([launch.program.as_os_str()]);
+    let first = line.next().unwrap_or(launch.program.as_os_str());
+    let mut command = Command::new(first);
     command
+        .args(line)
         .args(&launch.args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -125,7 +131,7 @@ fn start(launch: &Launch) -> Result<Child, String> {
         .process_group(0)
         .kill_on_drop(true);
     die_with_parent(&mut command, Signal::KILL);
-    command.spawn().map_err(|error| format!("cannot be started: {}: {error}", launch.program.display()))
+    command.spawn().map_err(|error| format!("cannot be started: {}: {error}", first.display()))
 }
 
 /// Has the kernel send `signal` to the child when the thread that starts it ends.
@@ -257,6 +263,7 @@ mod tests {
         let at = |index: usize| SocketAddr::from(([127, 0, 0, 1], free[index]));
         Launch {
             name: "kv-0-0".into(),
+            launcher: Vec::new(),
             program: "/bin/sh".into(),
             args: vec!["-c".into(), script.into()],
             ports: [("client", at(0)), ("peer", at(1)), ("http", at(2))],
@@ -321,6 +328,21 @@ mod tests {
         run.stop.gently.cancel();
         run.task.await.expect("stops");
         assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    }
+
+    #[tokio::test]
+    async fn a_member_is_started_by_its_launcher_which_becomes_it() {
+        let launcher = ["/bin/sh", "-c", "echo there >&2; exec \"$0\" \"$@\""].map(OsString::from).to_vec();
+        let mut run = begin(Launch { launcher, ..launch("echo here >&2; exec cat") }, Duration::from_secs(5));
+        running(&mut run).await;
+        let said = |log: &PathBuf| std::fs::read_to_string(log).unwrap_or_default();
+        while !said(&run.log).contains("here") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(said(&run.log).contains("there"), "{}", said(&run.log));
+        run.stop.gently.cancel();
+        run.task.await.expect("stops");
+        assert_eq!(*run.state.borrow(), ProcessState::Stopped);
     }
 
     #[tokio::test]
