@@ -9,6 +9,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 
 use crate::net::proto;
+use crate::position::LogPosition;
 
 /// Text that is no version or token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +27,12 @@ pub struct Version {
 }
 
 impl Version {
+    /// Lineage, epoch and gsn, which order the versions of one shard. For tools that judge what they were told; an
+    /// application has no use for it.
+    pub fn position(&self) -> (u64, LogPosition) {
+        (self.lineage, LogPosition::new(self.epoch, self.gsn))
+    }
+
     pub(super) fn from_proto(p: &proto::Position) -> Self {
         Self { partition: p.partition, shard: p.shard, lineage: p.lineage, epoch: p.epoch, gsn: p.gsn }
     }

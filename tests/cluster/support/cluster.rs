@@ -86,6 +86,13 @@ impl Cluster {
         self.home.path().join("cluster.yaml")
     }
 
+    /// Leaves everything of it on disk when it goes; where.
+    #[allow(dead_code, reason = "only the torture keeps what failed")]
+    pub fn keep(&mut self) -> PathBuf {
+        self.home.disable_cleanup(true);
+        self.home.path().to_owned()
+    }
+
     fn log(&self) -> PathBuf {
         self.home.path().join("supervisor.log")
     }

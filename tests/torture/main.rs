@@ -1,0 +1,235 @@
+//! Real processes under real faults: `tests/run torture --minutes N [--seed S]`.
+//!
+//! Members of `armdb local`, its controller and clients, each in a network namespace of its own; applications that write
+//! down what they asked and got; faults in an order that a seed decides (not the timing: that is the machine's); from time
+//! to time everything must recover. At the end the checker judges the history, every member is compared with the leader,
+//! and one table tells it all. When anything is wrong, logs, data and history stay in one folder, which is named.
+
+mod clocks;
+mod dice;
+mod faults;
+mod namespace;
+mod samples;
+mod site;
+#[allow(dead_code, unused_imports, reason = "the scenarios of `cluster` use the rest")]
+#[path = "../cluster/support/mod.rs"]
+mod support;
+mod wire;
+mod workload;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use armdb::checker;
+use clap::Parser as _;
+use dice::Dice;
+use faults::Faults;
+use futures::FutureExt as _;
+use samples::Samples;
+use site::Site;
+use support::Manifest;
+use workload::Workload;
+
+/// The service must be back this long after the last fault has ended.
+const RECOVERY: Duration = Duration::from_secs(120);
+
+#[derive(Debug, clap::Parser)]
+struct Args {
+    /// How long faults go on
+    #[arg(long, default_value_t = 1.0)]
+    minutes: f64,
+    /// Repeats the faults of another run
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Only judge a history that an earlier run has left
+    #[arg(long, value_name = "FILE")]
+    judge: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Some(file) = &args.judge {
+        let text = std::fs::read_to_string(file).expect("the history can be read");
+        let report = checker::check(&serde_json::from_str(&text).expect("a history"));
+        println!("{report}");
+        return if report.is_linearizable() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if let Some(why) = impossible() {
+        support::skip("torture", &why);
+        return ExitCode::SUCCESS;
+    }
+    let seed = args.seed.unwrap_or_else(|| {
+        let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+        u64::from(time.subsec_nanos())
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(torture(seed, Duration::from_secs_f64(args.minutes * 60.0)))
+}
+
+/// Why this machine cannot do it. Else this process is in a mount namespace of its own afterwards, in which it may mount
+/// what it likes. (Called while it has one thread.)
+fn impossible() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("network namespaces need root".into());
+    }
+    // SAFETY: there is one thread, and nothing depends on what is mounted where.
+    if unsafe { libc::unshare(libc::CLONE_NEWNS) } != 0 {
+        return Some(format!("no mount namespace: {}", std::io::Error::last_os_error()));
+    }
+    let private = Command::new("mount").args(["--make-rprivate", "/"]).status();
+    if !private.is_ok_and(|status| status.success()) {
+        return Some("mounts cannot be kept from the rest of the system".into());
+    }
+    namespace::Namespace::new([10, 0, 0, 1].into()).err().map(|error| format!("no network namespace: {error}"))
+}
+
+/// What a run has to show.
+#[derive(Default)]
+struct Findings {
+    wrong: Vec<String>,
+    rests: u32,
+}
+
+async fn torture(seed: u64, time: Duration) -> ExitCode {
+    let mut dice = Dice::new(seed);
+    let members = *dice.pick(&[3, 3, 3, 4, 5]).expect("not empty");
+    let replication = *dice.pick(&["{}", "{}", "{durability: Os}", "{ack: All}"]).expect("not empty");
+    let shards = 1 + dice.below(2) as u32;
+    let manifest = Manifest::members(members).shards(shards).with(&format!("replication: {replication}"));
+    println!("seed {seed}: {members} members, {shards} shards, replication {replication}");
+    let small = dice.below(u64::from(members)) as usize;
+    let mut site = Site::new(manifest, seed, small).expect("namespaces, tunnels and files are made");
+    for lacking in [site.clocks.as_ref().err(), site.small.as_ref().err()].into_iter().flatten() {
+        println!("this machine cannot do everything: {lacking}");
+    }
+    let begun = Instant::now();
+    let mut faults = Faults::new(dice.below(u64::MAX));
+    let mut samples = Samples::default();
+    let mut findings = Findings::default();
+    let mut workload = None;
+    let run = run(&mut site, &mut faults, &mut samples, &mut findings, &mut workload, seed, time);
+    if let Err(panic) = std::panic::AssertUnwindSafe(run).catch_unwind().await {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        findings.wrong.push(text.unwrap_or_else(|| "it panicked".into()));
+    }
+    faults.end_all(&site);
+    let verdict = tell(&site, &faults, &samples, &mut findings, &mut workload, begun.elapsed(), seed);
+    let failed = !findings.wrong.is_empty();
+    if let (true, Some(history)) = (failed, verdict) {
+        keep(&mut site, &history);
+    }
+    site::release_disk(&site);
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+async fn run(
+    site: &mut Site,
+    faults: &mut Faults,
+    samples: &mut Samples,
+    findings: &mut Findings,
+    workload: &mut Option<Workload>,
+    seed: u64,
+    time: Duration,
+) {
+    site.run();
+    site.cluster.healthy().await;
+    let workload = workload.insert(Workload::start(site, seed));
+    assert!(workload.acknowledges(200, RECOVERY).await, "no writes are acknowledged before any fault");
+    samples.look(site).await;
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        faults.end_due(site);
+        let kind = faults.next();
+        if faults.rests() || Faults::wants_health(kind) {
+            recover(site, faults, workload).await;
+            findings.rests += 1;
+            samples.look(site).await;
+        }
+        if let Some(what) = faults.begin(kind, site).await {
+            println!("{:8.3} {what}", begun.elapsed().as_secs_f64());
+        }
+        tokio::time::sleep(faults.pause()).await;
+        samples.look(site).await;
+    }
+    recover(site, faults, workload).await;
+    workload.stop();
+    site.cluster.healthy().await;
+    samples.look(site).await;
+    findings.wrong.extend(workload.read_everything(site));
+    findings.wrong.extend(samples.excesses());
+}
+
+/// Everything ends, and everybody must be in sync and serve.
+async fn recover(site: &Site, faults: &mut Faults, workload: &Workload) {
+    faults.end_all(site);
+    let begun = Instant::now();
+    site.cluster.healthy().await;
+    assert!(workload.acknowledges(50, RECOVERY).await, "all members are in sync and no writes are acknowledged");
+    println!("         everything recovers within {:?}", begun.elapsed());
+}
+
+/// Judges and prints the table; the history, if there is one.
+fn tell(
+    site: &Site,
+    faults: &Faults,
+    samples: &Samples,
+    findings: &mut Findings,
+    workload: &mut Option<Workload>,
+    took: Duration,
+    seed: u64,
+) -> Option<checker::History> {
+    println!("\nfaults:");
+    for (kind, count) in &faults.counts {
+        println!("  {count:5} {}", kind.text());
+    }
+    println!("  {:5} in all; everything recovered {} times", faults.counts.values().sum::<u64>(), findings.rests);
+    let (carried, lost) = site.wire.figures();
+    println!("network: {carried} packets carried, {lost} lost on purpose");
+    println!("members: largest lag {} bytes", samples.max_lag_bytes);
+    for line in samples.lines(site) {
+        println!("  {line}");
+    }
+    let history = workload.as_mut().map(|workload| {
+        workload.stop();
+        let count = |of: &std::sync::atomic::AtomicU64| of.load(Ordering::Relaxed);
+        let counts = &workload.counts;
+        println!(
+            "operations: {} writes acknowledged, {} indeterminate, {} failed; {} reads answered, {} not",
+            count(&counts.acknowledged),
+            count(&counts.unknown),
+            count(&counts.refused),
+            count(&counts.read),
+            count(&counts.unread)
+        );
+        let history = workload.history();
+        let begun = Instant::now();
+        let report = checker::check(&history);
+        println!("verdict: {report}\n  judged in {:?}", begun.elapsed());
+        if !report.is_linearizable() {
+            findings.wrong.push("the history is not linearizable".into());
+        }
+        history
+    });
+    for wrong in &findings.wrong {
+        println!("WRONG: {wrong}");
+    }
+    let minutes = took.as_secs_f64() / 60.0;
+    println!("{minutes:.1} minutes; repeat with: tests/run torture --minutes {minutes:.0} --seed {seed}");
+    println!("{}", if findings.wrong.is_empty() { "torture: passed" } else { "torture: FAILED" });
+    history
+}
+
+/// Leaves everything where it is, with the history beside it.
+fn keep(site: &mut Site, history: &checker::History) {
+    let home = site.cluster.keep();
+    if let Ok(member) = site.small {
+        // The small disk is gone with this process; its log is what is looked at first.
+        let _ = std::fs::copy(site.cluster.dir().join(site::name(member)).join("log"), home.join("log-of-small-disk"));
+    }
+    let text = serde_json::to_string(history).expect("a history can be written");
+    std::fs::write(home.join("history.json"), text).expect("the history is written");
+    println!("logs, data and history are in {}; judge it again with: --judge .../history.json", home.display());
+}
