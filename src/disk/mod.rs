@@ -20,7 +20,7 @@ mod fault;
 mod fault_note;
 mod real;
 
-pub use crash::{CrashDisk, Fault, FaultOn, Keep, Unsynced};
+pub use crash::{CrashDisk, Fault, FaultOn, Image, Keep, Moment, Unsynced};
 pub(crate) use fault_note::{FAULT_NOTE_BYTES, FaultNote, NO_FAULT};
 pub use real::RealDisk;
 

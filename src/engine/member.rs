@@ -202,6 +202,8 @@ impl Engine {
             return Err(EngineError::NotFormatted(dir.to_owned()));
         }
         let lock = lock(&disk, dir)?;
+        // Whoever formatted it may have been killed before its last name was durable.
+        disk.sync_dir(dir).map_err(io_error("sync", dir))?;
         let mut node = read_node(&disk, dir)?;
         match (purpose, node.record.purpose) {
             (Purpose::Embedded, Purpose::Member) => return Err(EngineError::MemberDirectory(dir.to_owned())),
@@ -216,7 +218,8 @@ impl Engine {
         let faults = disk.note_faults(dir, &note).map_err(io_error("keep notes of unreadable pages in", &note))?;
         let boot_id = options.boot_id.unwrap_or_else(boot_id);
         // The last run acknowledged from the page cache, and the machine died with it: anything may be missing.
-        let amnesic = node.record.relaxed && !node.record.meta.clean && node.record.meta.boot_id != boot_id;
+        let relaxed = node.record.relaxed && !node.record.meta.clean;
+        let amnesic = relaxed && node.record.meta.boot_id != boot_id;
         let mut record = node.record.clone();
         record.meta.open_count += 1;
         record.meta.boot_id = boot_id;
@@ -232,12 +235,14 @@ impl Engine {
             purpose == Purpose::Embedded,
         ));
         let was_clean = node.record.meta.clean;
-        let opened = recover(&shared, shards, noted.as_ref())?;
+        let (opened, lost) = recover(&shared, shards, noted.as_ref())?;
         if noted.is_some() {
             fault::clear(&disk, dir)?;
         }
         // Amnesia is persisted before the count is raised: a crash in between must not forget it.
-        for shard in &opened {
+        for (shard, lost) in opened.iter().zip(lost) {
+            // So may what a failed sync has dropped from the page cache that it was acknowledged from.
+            let amnesic = amnesic || relaxed && lost;
             if amnesic && purpose == Purpose::Member && shard.state() == ShardState::Ready {
                 shard.set_state(ShardState::Amnesic)?;
             }
@@ -545,7 +550,12 @@ fn read_node(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Node, EngineError> {
 }
 
 /// Reads every shard, then builds every index: trees are known from all logs before any key is sorted.
-fn recover(shared: &Arc<Shared>, count: u16, noted: Option<&FaultNote>) -> Result<Vec<Arc<Shard>>, EngineError> {
+/// Also, for each, whether the page cache showed what the disk does not hold.
+fn recover(
+    shared: &Arc<Shared>,
+    count: u16,
+    noted: Option<&FaultNote>,
+) -> Result<(Vec<Arc<Shard>>, Vec<bool>), EngineError> {
     let read = |shard| recovery::read(shared, shard, shard_dir(&shared.dir, shard), noted);
     let reads: Vec<_> = in_parallel(shared, (0..count).collect(), read)?;
     for tree in reads.iter().flat_map(|read| &read.trees) {
@@ -553,7 +563,8 @@ fn recover(shared: &Arc<Shared>, count: u16, noted: Option<&FaultNote>) -> Resul
     }
     // A tail for followers, and what `Disk` writes from, is kept in memory; an embedded `Os` needs neither.
     let buffered = shared.keeps_tail() || !shared.relaxed();
-    in_parallel(shared, reads, |read| read.build(shared, buffered))
+    let lost = reads.iter().map(|read| read.lost).collect();
+    Ok((in_parallel(shared, reads, |read| read.build(shared, buffered))?, lost))
 }
 
 fn in_parallel<A: Send, B: Send>(

@@ -4,28 +4,29 @@
 //! moves. Un-synced is whatever differs between cache and medium, page by page, so that stores through a
 //! writable mapping count too. A failed sync leaves its pages *lost*: seen in the cache, clean to the
 //! kernel, never written by a later sync unless they are changed again.
-//! Names, faults and operation counts are the parent's.
+//! Names, faults and operation counts are the parent's; which of it a crash keeps is `moment`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
-use memmap2::{MmapOptions, MmapRaw};
 use parking_lot::Mutex;
 
+use super::cache::{CacheMap, RESERVED_BYTES};
 use crate::disk::DiskMap;
 
 /// Unit of write-back.
 pub(super) const PAGE: usize = 4096;
 /// Unit that a medium writes whole.
 pub(super) const SECTOR: usize = 512;
-/// Address space reserved a file, and so its largest length. Untouched pages cost nothing.
-const RESERVED_BYTES: usize = 256 << 20;
 
-type Page = Box<[u8; PAGE]>;
+/// Never changed once it is shared: what a moment remembers costs a pointer a page.
+pub(super) type Page = Arc<[u8; PAGE]>;
+/// Pages by number; an absent one is zeros.
+pub(super) type Pages = BTreeMap<u64, Page>;
 
 pub(super) struct Content {
-    cache: Arc<MmapRaw>,
+    cache: Arc<CacheMap>,
     state: Mutex<State>,
 }
 
@@ -33,35 +34,96 @@ pub(super) struct Content {
 struct State {
     len: u64,
     media_len: u64,
-    /// Pages of the medium; an absent one is zeros.
-    media: BTreeMap<u64, Page>,
+    media: Pages,
     /// Written since the last sync through `write`.
     dirty: BTreeSet<u64>,
+    /// What a dirty page held before each later write to it, oldest first: write-back may have come in between.
+    earlier: BTreeMap<u64, Vec<Page>>,
     /// Somebody has had a writable mapping: any page may have changed.
     mapped_writable: bool,
     /// Pages whose write-back failed, as they were then.
-    lost: BTreeMap<u64, Page>,
+    lost: Pages,
+}
+
+/// A page that a crash may keep or not.
+#[derive(Clone)]
+pub(super) struct DirtyPage {
+    pub(super) number: u64,
+    pub(super) cached: Page,
+    /// As [`State::earlier`].
+    pub(super) earlier: Vec<Page>,
+}
+
+/// One file at one moment, apart from its cache.
+#[derive(Clone)]
+pub(super) struct FileMoment {
+    state: State,
+    pub(super) dirty: Vec<DirtyPage>,
+    /// Every page in which cache and medium differ, the lost ones too, as the cache has it.
+    differing: Pages,
+}
+
+impl FileMoment {
+    /// Bytes on the medium and in the cache.
+    pub(super) fn lengths(&self) -> (u64, u64) {
+        (self.state.media_len, self.state.len)
+    }
+
+    pub(super) fn medium(&self, page: u64) -> Page {
+        self.state.medium(page)
+    }
+
+    /// The medium's pages.
+    pub(super) fn media(&self) -> &Pages {
+        &self.state.media
+    }
+
+    /// The same cache and medium in memory of its own. Mappings of the original are none of the copy, but what
+    /// they changed stays un-synced.
+    pub(super) fn fork(&self) -> io::Result<Arc<Content>> {
+        let copy = Content::new()?;
+        for (page, bytes) in self.state.media.iter().filter(|(page, _)| !self.differing.contains_key(page)) {
+            copy.store(&bytes[..], page * PAGE as u64);
+        }
+        for (page, bytes) in &self.differing {
+            copy.store(&bytes[..], page * PAGE as u64);
+        }
+        *copy.state.lock() = self.state.clone();
+        Ok(copy)
+    }
 }
 
 impl Content {
     pub(super) fn new() -> io::Result<Arc<Self>> {
-        let cache = MmapOptions::new().len(RESERVED_BYTES).no_reserve_swap().map_anon()?;
-        Ok(Arc::new(Self { cache: Arc::new(MmapRaw::from(cache)), state: Mutex::new(State::default()) }))
+        Ok(Arc::new(Self { cache: Arc::new(CacheMap::new()?), state: Mutex::new(State::default()) }))
     }
 
-    /// The same cache and medium in memory of its own.
-    pub(super) fn fork(&self) -> io::Result<Arc<Self>> {
-        let copy = Self::new()?;
-        let state = self.state.lock().clone();
-        for page in 0..state.len.div_ceil(PAGE as u64) {
-            let bytes = self.page(page);
-            if bytes.iter().any(|b| *b != 0) {
-                copy.store(&bytes[..], page * PAGE as u64);
-            }
+    /// A file that has `len` bytes, these pages and nothing un-synced.
+    pub(super) fn synced(len: u64, pages: &Pages) -> io::Result<Arc<Self>> {
+        let content = Self::new()?;
+        for (page, bytes) in pages {
+            content.store(&bytes[..], page * PAGE as u64);
         }
-        // Mappings of the original are not mappings of the copy, but what they changed must stay found.
-        *copy.state.lock() = state;
-        Ok(copy)
+        *content.state.lock() = State { len, media_len: len, media: pages.clone(), ..State::default() };
+        Ok(content)
+    }
+
+    /// What it is now.
+    pub(super) fn moment(&self) -> FileMoment {
+        let state = self.state.lock().clone();
+        let numbers = self.unsynced_pages(&state);
+        let mut differing: Pages = state.lost.clone();
+        let mut dirty = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let cached = self.page(number);
+            differing.insert(number, cached.clone());
+            let medium = state.medium(number);
+            let mut earlier = state.earlier.get(&number).cloned().unwrap_or_default();
+            earlier.retain(|page| *page != cached && *page != medium);
+            earlier.dedup();
+            dirty.push(DirtyPage { number, cached, earlier });
+        }
+        FileMoment { state, dirty, differing }
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -109,10 +171,15 @@ impl Content {
             return;
         }
         let mut state = self.state.lock();
-        self.store(bytes, offset);
         let end = offset + bytes.len() as u64;
+        let pages = offset / PAGE as u64..end.div_ceil(PAGE as u64);
+        for page in pages.clone().filter(|page| state.dirty.contains(page)).collect::<Vec<_>>() {
+            let before = self.page(page);
+            state.earlier.entry(page).or_default().push(before);
+        }
+        self.store(bytes, offset);
         state.len = state.len.max(end);
-        for page in offset / PAGE as u64..end.div_ceil(PAGE as u64) {
+        for page in pages {
             state.dirty.insert(page);
             state.lost.remove(&page);
         }
@@ -131,6 +198,7 @@ impl Content {
         }
         state.media_len = state.len;
         state.dirty.clear();
+        state.earlier.clear();
     }
 
     /// A sync that failed: nothing reached the medium, and nobody will try again.
@@ -141,6 +209,7 @@ impl Content {
             state.lost.insert(page, bytes);
         }
         state.dirty.clear();
+        state.earlier.clear();
     }
 
     pub(super) fn map(&self, len: u64, writable: bool) -> io::Result<Arc<dyn DiskMap>> {
@@ -150,7 +219,11 @@ impl Content {
                 format!("a file of the crash disk ends at {RESERVED_BYTES}"),
             ));
         }
-        self.state.lock().mapped_writable |= writable;
+        let mut state = self.state.lock();
+        state.mapped_writable |= writable;
+        if writable {
+            self.cache.touched(len as usize);
+        }
         Ok(Arc::new(CrashMap { cache: self.cache.clone(), len: len as usize, writable }))
     }
 
@@ -162,44 +235,10 @@ impl Content {
             let mut medium = state.medium(page);
             let start = page * PAGE as u64;
             let (from, to) = (start.max(offset), (start + PAGE as u64).min(offset + bytes.len() as u64));
-            medium[(from - start) as usize..(to - start) as usize]
+            Arc::make_mut(&mut medium)[(from - start) as usize..(to - start) as usize]
                 .copy_from_slice(&bytes[(from - offset) as usize..(to - offset) as usize]);
             state.media.insert(page, medium);
         }
-    }
-
-    /// The un-synced length (from, to) and pages, for a crash to choose from.
-    pub(super) fn unsynced(&self) -> (Option<(u64, u64)>, Vec<u64>) {
-        let state = self.state.lock();
-        let length = (state.len != state.media_len).then_some((state.media_len, state.len));
-        (length, self.unsynced_pages(&state))
-    }
-
-    /// What the medium holds once `len` and the chosen sectors of un-synced pages have reached it.
-    pub(super) fn after_crash(&self, len: u64, kept: &[(u64, u8)]) -> io::Result<Arc<Self>> {
-        let survivor = Self::new()?;
-        let state = self.state.lock();
-        let mut media = state.media.clone();
-        for &(page, sectors) in kept {
-            let cached = self.page(page);
-            let mut bytes = state.medium(page);
-            for sector in (0..PAGE / SECTOR).filter(|s| sectors & (1 << s) != 0) {
-                let range = sector * SECTOR..(sector + 1) * SECTOR;
-                bytes[range.clone()].copy_from_slice(&cached[range]);
-            }
-            media.insert(page, bytes);
-        }
-        media.retain(|page, _| page * (PAGE as u64) < len);
-        if let Some(mut last) = media.last_entry() {
-            // What lies beyond the end is not part of the file.
-            let beyond = (len - last.key() * PAGE as u64).min(PAGE as u64) as usize;
-            last.get_mut()[beyond..].fill(0);
-        }
-        for (page, bytes) in &media {
-            survivor.store(&bytes[..], page * PAGE as u64);
-        }
-        *survivor.state.lock() = State { len, media_len: len, media, ..State::default() };
-        Ok(survivor)
     }
 
     fn unsynced_pages(&self, state: &State) -> Vec<u64> {
@@ -207,7 +246,7 @@ impl Content {
             let bytes = self.page(*page);
             let same = match state.media.get(page) {
                 Some(medium) => bytes == *medium,
-                None => bytes.iter().all(|b| *b == 0),
+                None => *bytes == [0; PAGE],
             };
             !same && state.lost.get(page).is_none_or(|snapshot| bytes != *snapshot)
         };
@@ -219,13 +258,14 @@ impl Content {
     }
 
     fn page(&self, page: u64) -> Page {
-        let mut bytes = Box::new([0; PAGE]);
+        let mut page_bytes: Page = Arc::new([0; PAGE]);
+        let bytes = Arc::make_mut(&mut page_bytes);
         // SAFETY: callers name pages below the file's length, so within the reservation (a multiple of the
         // page size). A racing store through a mapping gives some mixture, as write-back would.
         unsafe {
             std::ptr::copy_nonoverlapping(self.cache.as_ptr().add(page as usize * PAGE), bytes.as_mut_ptr(), PAGE);
         }
-        bytes
+        page_bytes
     }
 
     fn store(&self, bytes: &[u8], offset: u64) {
@@ -235,17 +275,18 @@ impl Content {
             let to = self.cache.as_mut_ptr().add(offset as usize);
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
         }
+        self.cache.touched(offset as usize + bytes.len());
     }
 }
 
 impl State {
     fn medium(&self, page: u64) -> Page {
-        self.media.get(&page).cloned().unwrap_or_else(|| Box::new([0; PAGE]))
+        self.media.get(&page).cloned().unwrap_or_else(|| Arc::new([0; PAGE]))
     }
 }
 
 struct CrashMap {
-    cache: Arc<MmapRaw>,
+    cache: Arc<CacheMap>,
     len: usize,
     writable: bool,
 }

@@ -4,11 +4,13 @@
 //! of its 512-byte sectors), length and name was kept or dropped as the caller chooses, in any order; names
 //! that depend on each other keep their order, and a rename happened or did not. [`CrashDisk::kill`] gives
 //! it after the end of the process alone: everything written survives. Both leave this disk as it is, so a
-//! test can try many outcomes of one moment: [`CrashDisk::observe`] is called after every operation.
+//! test can try many outcomes of one [`Moment`]: [`CrashDisk::observe`] is called after every operation.
 //! A file sync does not make the file's *name* survive, although some file systems would: the engine must
 //! not depend on it. Reads and stores through mappings are not counted as operations.
 
+mod cache;
 mod content;
+mod moment;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
@@ -17,7 +19,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use self::content::{Content, PAGE};
+use self::content::Content;
+pub use self::moment::{Image, Moment};
 use super::{DirEntry, DirLock, Disk, DiskFile, DiskMap, FaultWatch, Space};
 
 /// Reported as the size of the disk while no capacity is set.
@@ -79,6 +82,10 @@ pub enum Unsynced {
         path: PathBuf,
         /// Number of the page.
         page: u64,
+        /// A bit for every 512-byte sector in which cache and medium differ.
+        sectors: u8,
+        /// So many states that it was in between two writes, each of which may have reached the medium.
+        earlier: usize,
     },
     /// A length that was not synced.
     Length {
@@ -106,6 +113,9 @@ pub enum Keep {
     /// Of a page: the 512-byte sectors whose bits are set reached the medium. Of a length: that many eighths
     /// of the difference (the low three bits). A name change is never torn: this keeps it.
     Torn(u8),
+    /// Of a page: its state of this number, from 0, oldest first, and no later one reached the medium. Of anything
+    /// else: this keeps it.
+    Earlier(usize),
 }
 
 /// What a fault is injected into.
@@ -172,6 +182,11 @@ impl CrashDisk {
         self.inner.state.lock().faults.push(fault);
     }
 
+    /// Whether an injected fault is still to come.
+    pub fn has_faults(&self) -> bool {
+        self.inner.state.lock().faults.iter().any(|fault| fault.times > 0)
+    }
+
     /// Takes all injected faults away.
     pub fn heal(&self) {
         let mut state = self.inner.state.lock();
@@ -203,53 +218,21 @@ impl CrashDisk {
         Ok(())
     }
 
+    /// The disk as it is now, to make many outcomes of.
+    pub fn moment(&self) -> Moment {
+        Moment::of(&self.inner.state.lock())
+    }
+
     /// The disk after this process was killed: everything written survives, locks are free. Faults and
     /// observer do not come along; what was un-synced still is.
     pub fn kill(&self) -> Self {
-        Self::from_state(self.inner.state.lock().fork())
+        self.moment().kill()
     }
 
     /// The disk after a power loss in which `choice` decides about everything un-synced. It is asked in one
-    /// fixed order: names, oldest first, then file by file in path order length and pages.
+    /// fixed order: names, oldest first, then file by file length and pages.
     pub fn crash(&self, choice: &mut dyn FnMut(&Unsynced) -> Keep) -> Self {
-        let state = self.inner.state.lock();
-        let mut dirs = state.dirs.clone();
-        let mut dropped: BTreeSet<(DirId, &str)> = BTreeSet::new();
-        for change in &state.pending {
-            // A change builds on earlier ones of the same names: without them it cannot have happened.
-            let possible = change.sets.iter().all(|(dir, name, _)| !dropped.contains(&(*dir, name.as_str())));
-            if possible && choice(&Unsynced::Name { change: change.what.clone() }) != Keep::Drop {
-                for (dir, name, node) in &change.sets {
-                    set_name(&mut dirs.entry(*dir).or_default().media, name, node);
-                }
-            } else {
-                dropped.extend(change.sets.iter().map(|(dir, name, _)| (*dir, name.as_str())));
-            }
-        }
-        let mut after = State { next_dir: state.next_dir, ..State::default() };
-        let mut survivors = BTreeMap::new();
-        let mut walk = vec![(ROOT, PathBuf::from("/"))];
-        while let Some((id, path)) = walk.pop() {
-            let mut names = BTreeMap::new();
-            for (name, node) in dirs.get(&id).map(|dir| dir.media.clone()).unwrap_or_default() {
-                let path = path.join(&name);
-                let node = match node {
-                    Node::Dir(dir) => {
-                        walk.push((dir, path));
-                        Node::Dir(dir)
-                    }
-                    Node::File(content) => Node::File(
-                        survivors
-                            .entry(Arc::as_ptr(&content) as usize)
-                            .or_insert_with(|| crash_file(&content, &path, choice))
-                            .clone(),
-                    ),
-                };
-                names.insert(name, node);
-            }
-            after.dirs.insert(id, Dir { live: names.clone(), media: names });
-        }
-        Self::from_state(after)
+        self.moment().crash(&mut |_, what| choice(what)).disk()
     }
 
     fn from_state(state: State) -> Self {
@@ -300,31 +283,7 @@ impl CrashDisk {
     }
 }
 
-fn crash_file(content: &Content, path: &Path, choice: &mut dyn FnMut(&Unsynced) -> Keep) -> Arc<Content> {
-    let (length, pages) = content.unsynced();
-    let len = match length {
-        None => content.len(),
-        Some((from, to)) => match choice(&Unsynced::Length { path: path.to_owned(), from, to }) {
-            Keep::Keep => to,
-            Keep::Drop => from,
-            Keep::Torn(eighths) => from + (to - from) / 8 * u64::from(eighths & 7),
-        },
-    };
-    let mut kept = Vec::new();
-    for page in pages {
-        if page * PAGE as u64 >= len {
-            continue;
-        }
-        match choice(&Unsynced::Page { path: path.to_owned(), page }) {
-            Keep::Keep => kept.push((page, !0)),
-            Keep::Drop => {}
-            Keep::Torn(sectors) => kept.push((page, sectors)),
-        }
-    }
-    content.after_crash(len, &kept).expect("address space for a file of the crash disk")
-}
-
-fn set_name(names: &mut BTreeMap<String, Node>, name: &str, node: &Option<Node>) {
+fn set_name<N: Clone>(names: &mut BTreeMap<String, N>, name: &str, node: &Option<N>) {
     match node {
         Some(node) => names.insert(name.to_owned(), node.clone()),
         None => names.remove(name),
@@ -425,37 +384,6 @@ impl State {
                 Err(io::Error::from_raw_os_error(libc::ENOSPC))
             }
             _ => Ok(()),
-        }
-    }
-
-    fn fork(&self) -> Self {
-        let mut copies: BTreeMap<usize, Arc<Content>> = BTreeMap::new();
-        let mut copy = |node: &Node| match node {
-            Node::Dir(id) => Node::Dir(*id),
-            Node::File(content) => Node::File(
-                copies
-                    .entry(Arc::as_ptr(content) as usize)
-                    .or_insert_with(|| content.fork().expect("address space for a file of the crash disk"))
-                    .clone(),
-            ),
-        };
-        let mut dirs = BTreeMap::new();
-        for (id, dir) in &self.dirs {
-            let live = dir.live.iter().map(|(name, node)| (name.clone(), copy(node))).collect();
-            let media = dir.media.iter().map(|(name, node)| (name.clone(), copy(node))).collect();
-            dirs.insert(*id, Dir { live, media });
-        }
-        let mut pending = self.pending.clone();
-        for node in pending.iter_mut().flat_map(|change| &mut change.sets).filter_map(|(_, _, node)| node.as_mut()) {
-            *node = copy(node);
-        }
-        Self {
-            dirs,
-            next_dir: self.next_dir,
-            pending,
-            operations: self.operations,
-            capacity_bytes: self.capacity_bytes,
-            ..Self::default()
         }
     }
 }

@@ -1,3 +1,4 @@
+use super::content::PAGE;
 use super::*;
 
 fn write(disk: &CrashDisk, path: &str, bytes: &[u8]) -> Arc<dyn DiskFile> {

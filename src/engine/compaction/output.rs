@@ -1,7 +1,8 @@
 //! A file that compaction writes: records in gsn order under a temporary name, durable before it gets its own.
 //!
 //! Its number is given out at the very end, under the lock on the set of files, so that no file with a higher
-//! number can be listed before it. Dropped before that, it takes its temporary file along.
+//! number can be listed before it. Dropped before that, it takes its temporary file along, unless the engine has failed
+//! meanwhile.
 
 use std::io::IoSlice;
 use std::path::PathBuf;
@@ -138,7 +139,10 @@ impl<'a> Output<'a> {
 
 impl Drop for Output<'_> {
     fn drop(&mut self) {
+        // If a switch has failed nobody knows whether the disk lists it: then it must stay. The next open knows, and
+        // removes what is not listed.
         if self.temporary
+            && !self.shard.shared.poison.is_set()
             && let Err(error) = self.shard.shared.disk.remove_file(&self.path)
         {
             tracing::warn!(%error, path = %self.path.display(), "what a compaction wrote stays until the next open");

@@ -60,6 +60,8 @@ pub(crate) struct Read {
     next_slot: u32,
     /// Trees whose creation is committed.
     pub(crate) trees: Vec<TreeInfo>,
+    /// A file is not on the disk as the page cache shows it: what was acknowledged from there may be missing.
+    pub(crate) lost: bool,
 }
 
 /// Why a shard cannot be used: kept as it is, told, rebuilt from others.
@@ -121,6 +123,7 @@ pub(crate) fn read(
         committed_time_ms: 0,
         next_slot: 0,
         trees: Vec::new(),
+        lost: false,
     };
     match read.read(shared, noted) {
         Ok(()) => {}
@@ -219,7 +222,12 @@ impl Read {
         if !disk.exists(&path).map_err(io_error("look for", &path))? {
             return unsound("shard.meta is missing");
         }
-        let Some(newest) = slots::newest(SHARD_META_MAGIC, &read_all(disk, &path)?) else {
+        // What a process that was killed wrote and did not sync is seen, and may yet be lost: nothing is removed upon it
+        // before it is durable. After a failed sync the page cache shows what the disk does not hold.
+        let file = disk.open(&path).map_err(io_error("open", &path))?;
+        file.sync_data().map_err(io_error("sync", &path))?;
+        let len = file.len().map_err(io_error("measure", &path))?;
+        let Some(newest) = slots::newest(SHARD_META_MAGIC, &read_uncached(&file, &path, len)?) else {
             return unsound("neither slot of shard.meta can be read");
         };
         let meta = ShardMeta::decode(&newest.payload).map_err(Unsound)?;
@@ -333,7 +341,10 @@ impl Read {
         };
         for result in results {
             match result? {
-                FileRead::Log(segment, scan) => self.log.push((segment, scan)),
+                FileRead::Log { segment, scan, lost } => {
+                    self.log.push((segment, scan));
+                    self.lost |= lost;
+                }
                 FileRead::Cold { segment, committed_time_ms, trees } => {
                     self.cold.push(segment);
                     self.committed_time_ms = self.committed_time_ms.max(committed_time_ms);
@@ -508,8 +519,8 @@ impl Read {
 
 /// One file, as far as it had to be read.
 enum FileRead {
-    /// Part of the log.
-    Log(Arc<Segment>, Scan),
+    /// Part of the log; `lost`: the page cache shows another one than the disk holds.
+    Log { segment: Arc<Segment>, scan: Scan, lost: bool },
     /// Data only.
     Cold { segment: Arc<Segment>, committed_time_ms: u64, trees: Vec<TreeInfo> },
 }
@@ -569,16 +580,17 @@ fn read_segment(
             let inside = |start: &LogPosition| (entry.before.last.gsn + 1..=end.last.last.gsn).contains(&start.gsn);
             let scan = Scan::of_committed(&end, hint.committed_time_ms, epochs.filter(inside).collect());
             segment.set_keys(FileKeys::of(&hint));
-            return Ok(FileRead::Log(segment, scan));
+            return Ok(FileRead::Log { segment, scan, lost: false });
         }
     } else if entry.compacted {
         return unsound(format!("{name} is an output of compaction without an end"));
     }
+    let lost = uncached.as_deref().is_some_and(|uncached| uncached != segment.bytes());
     let bytes = uncached.as_deref().unwrap_or_else(|| segment.bytes());
     let scan = scan(bytes, &segment.header, entry.end.map(|end| end.len));
     // Appending goes on where the log ends, not where the zeros do.
     segment.rewind(scan.end.max(entry.end.map_or(0, |end| end.len)));
-    Ok(FileRead::Log(segment, scan))
+    Ok(FileRead::Log { segment, scan, lost })
 }
 
 /// A file that is no log any more: its hint says all there is to know. What is damaged was durable before the

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::history::{Model, Power, Run, compare_contents, compare_log, tiny};
 use super::*;
-use crate::disk::{CrashDisk, Disk, Keep};
+use crate::disk::{CrashDisk, Disk, Keep, Unsynced};
 
 /// What a crash does.
 #[derive(Debug, Clone, Copy)]
@@ -43,20 +43,42 @@ impl Crash {
     }
 }
 
-/// Opens what a crash has left and compares it with what may be there. `lossy`: under `Os`, the machine died.
-fn check(disk: &Arc<dyn Disk>, model: &Model, options: &EngineOptions, lossy: bool) {
-    let boot_id = Some([if lossy { 255 } else { model.boot }; 16]);
+/// Which boot it is that follows on a crash.
+pub(super) fn boot_after(model: &Model, lossy: bool) -> u8 {
+    if lossy { model.boot.wrapping_add(100) } else { model.boot }
+}
+
+/// Opens what a crash has left and compares it with what may be there; also whether it was amnesic. `lossy`: the
+/// machine died. `owed`: if not everything up to here is there it must say so.
+pub(super) fn look(
+    disk: &Arc<dyn Disk>,
+    model: &Model,
+    options: &EngineOptions,
+    lossy: bool,
+    owed: u64,
+) -> (Arc<Engine>, bool) {
+    let boot_id = Some([boot_after(model, lossy); 16]);
     let options = EngineOptions { boot_id, ..options.clone() };
     let engine = Engine::open(disk.clone(), Path::new("/data"), options.clone(), InstanceId(2)).expect("it opens");
     let shard = engine.shards()[0].clone();
     let relaxed = options.durability == Durability::Os;
-    match shard.state() {
-        ShardState::Ready => {}
-        ShardState::Amnesic if relaxed => shard.set_state(ShardState::Ready).expect("set"),
+    let gsn = shard.tail().last.gsn;
+    let amnesic = match shard.state() {
+        ShardState::Ready => {
+            assert!(
+                gsn >= owed || model.truncating == Some(gsn),
+                "it ends at {gsn}, {owed} was acknowledged: not a word"
+            );
+            false
+        }
+        ShardState::Blank if model.log.len() < 2 => false,
+        ShardState::Amnesic if relaxed => {
+            shard.set_state(ShardState::Ready).expect("set");
+            true
+        }
         other => panic!("the shard is {other}"),
-    }
+    };
     let tail = shard.tail();
-    let gsn = tail.last.gsn;
     let lowest = if relaxed && lossy { model.synced } else { model.acked };
     assert!(
         (lowest..=model.tail()).contains(&gsn) || model.truncating == Some(gsn),
@@ -68,6 +90,9 @@ fn check(disk: &Arc<dyn Disk>, model: &Model, options: &EngineOptions, lossy: bo
     let applied = shard.applied();
     assert!(applied <= model.commit, "applied {applied}, the commit was {}", model.commit);
     assert!(shard.log_floor() <= applied + 1 && shard.tombstone_floor() <= applied);
+    if shard.state() == ShardState::Blank {
+        return (engine, amnesic);
+    }
     compare_contents(&shard, model, applied);
     let report = shard.verify();
     assert!(report.is_sound(), "{report:?}");
@@ -75,7 +100,19 @@ fn check(disk: &Arc<dyn Disk>, model: &Model, options: &EngineOptions, lossy: bo
     shard.advance_commit(gsn);
     assert_eq!(shard.applied(), gsn);
     compare_contents(&shard, model, gsn);
-    // And it goes on: a write, housekeeping, and once more from the start.
+    (engine, amnesic)
+}
+
+/// What was opened goes on: a write, housekeeping, and once more from the start.
+pub(super) fn go_on(disk: &Arc<dyn Disk>, engine: Arc<Engine>, model: &Model, options: &EngineOptions, lossy: bool) {
+    let boot_id = Some([boot_after(model, lossy); 16]);
+    let options = EngineOptions { boot_id, ..options.clone() };
+    let shard = engine.shards()[0].clone();
+    if shard.state() == ShardState::Blank {
+        return;
+    }
+    let tail = shard.tail();
+    let gsn = tail.last.gsn;
     shard.open_epoch(tail.last.epoch + 1, model.time_ms).expect("opened");
     put(&shard, tail.last.epoch + 1, b"after", b"the crash");
     commit_all(&engine);
@@ -108,7 +145,10 @@ fn crash_now(disk: &CrashDisk, model: &Model, options: &EngineOptions, seed: u64
     };
     let after = crash.happen(disk);
     let lossy = !matches!(crash, Crash::Kill);
-    let check = || check(&after, model, options, lossy);
+    let check = || {
+        let (engine, _) = look(&after, model, options, lossy, model.acked);
+        go_on(&after, engine, model, options, lossy);
+    };
     let outcome = if durability == Durability::Os {
         // On a thread of its own: this one may be in the middle of an append.
         std::thread::scope(|scope| scope.spawn(check).join())
@@ -164,5 +204,65 @@ fn with_relaxed_durability_a_dead_process_loses_nothing_and_a_dead_machine_only_
     for seed in seeds(3) {
         let checked = crash_everywhere(seed, 600, Durability::Os);
         assert!(checked > 500, "{checked} crashes");
+    }
+}
+
+/// The disk after every operation of `work`, as a process leaves it that is killed then.
+fn killed_during(disk: &CrashDisk, work: impl FnOnce()) -> Vec<CrashDisk> {
+    let killed = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = killed.clone();
+    disk.observe(move |disk, _| seen.lock().expect("not poisoned").push(disk.kill()));
+    work();
+    disk.unobserve();
+    std::mem::take(&mut *killed.lock().expect("not poisoned"))
+}
+
+#[test]
+fn no_file_is_removed_upon_a_switch_that_may_still_be_lost() {
+    let disk = CrashDisk::new();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let engine = open_with(&shared, Path::new("/data"), tiny());
+    let shard = &engine.shards()[0];
+    shard.open_epoch(1, 1).expect("opened");
+    for i in 0..60u64 {
+        put(shard, 1, &i.to_le_bytes(), &[1; 1000]);
+        engine.sync_all().expect("synced");
+    }
+    assert!(shard.log_segments().len() > 3, "a truncation drops files");
+    let killed = killed_during(&disk, || drop(shard.truncate_to(5).expect("truncated")));
+    assert!(killed.len() > 5);
+    for (i, disk) in killed.into_iter().enumerate() {
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let tail = open_with(&shared, Path::new("/data"), tiny()).shards()[0].tail();
+        // Removed names reach the medium, and nothing else that was not synced.
+        let names_only =
+            &mut |what: &Unsynced| if matches!(what, Unsynced::Name { .. }) { Keep::Keep } else { Keep::Drop };
+        let shared: Arc<dyn Disk> = Arc::new(disk.crash(names_only));
+        let engine = open_with(&shared, Path::new("/data"), tiny());
+        let shard = &engine.shards()[0];
+        assert_eq!((shard.state(), shard.tail()), (ShardState::Ready, tail), "killed after operation {i}");
+    }
+}
+
+#[test]
+fn a_directory_whose_formatting_was_killed_keeps_what_is_written_to_it_later() {
+    let disk = CrashDisk::new();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let dir = Path::new("/data");
+    let killed = killed_during(&disk, || {
+        Engine::format(&shared, dir, &Format { sid: Sid(7), shards: 1 }).expect("formatted");
+    });
+    for (i, disk) in killed.into_iter().enumerate() {
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let engine = open_with(&shared, dir, tiny());
+        engine.shards()[0].open_epoch(1, 1).expect("opened");
+        put(&engine.shards()[0], 1, b"key", b"value");
+        engine.sync_all().expect("synced");
+        let shared: Arc<dyn Disk> = Arc::new(disk.crash(&mut |_| Keep::Drop));
+        assert!(Engine::is_formatted(&shared, dir).expect("readable"), "killed after operation {i}: it is gone");
+        let engine = open_with(&shared, dir, tiny());
+        let shard = &engine.shards()[0];
+        shard.advance_commit(shard.tail().last.gsn);
+        assert_eq!(get(shard, b"key").as_deref(), Some(&b"value"[..]), "killed after operation {i}");
     }
 }

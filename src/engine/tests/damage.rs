@@ -423,7 +423,7 @@ fn a_tail_that_is_torn_at_a_segments_first_record_leaves_the_segment_before_it_w
     put(shard, 1, b"more", &[1; 8000]);
     let whole = shard.log_segments()[0].end().expect("ended").last.last.gsn;
     // Of the second segment the first page is lost and the next is not.
-    let lost = |unsynced: &crate::disk::Unsynced| matches!(unsynced, crate::disk::Unsynced::Page { path, page: 0 } if path.ends_with("0000000002.seg"));
+    let lost = |unsynced: &crate::disk::Unsynced| matches!(unsynced, crate::disk::Unsynced::Page { path, page: 0, .. } if path.ends_with("0000000002.seg"));
     let crashed = disk.crash(&mut |unsynced| if lost(unsynced) { Keep::Drop } else { Keep::Keep });
     for _ in 0..2 {
         let shared: Arc<dyn Disk> = Arc::new(crashed.clone());
