@@ -581,7 +581,10 @@ impl Shard {
     /// Checks everything about a chunk that does not depend on the own log, and finds its batches.
     fn check_chunk(&self, chunk: &LogChunk) -> Result<Vec<ChunkBatch>, ChunkError> {
         let corrupt = |what: String| ChunkError::Corrupt(what);
-        if chunk.shard != self.id || chunk.first_gsn != chunk.prev.last.gsn + 1 || chunk.bytes.is_empty() {
+        // It is another member's word: also that there are gsns for all of it.
+        let follows = chunk.prev.last.gsn.checked_add(1) == Some(chunk.first_gsn)
+            && chunk.first_gsn.checked_add(chunk.bytes.len() as u64).is_some();
+        if chunk.shard != self.id || !follows || chunk.bytes.is_empty() {
             return Err(corrupt(format!("it claims shard {} from {}", chunk.shard, chunk.first_gsn)));
         }
         let mut batches = Vec::new();

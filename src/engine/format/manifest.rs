@@ -107,7 +107,12 @@ impl Manifest {
             return Err("the manifest does not match its checksum".into());
         }
         let body = body.strip_prefix(MAGIC).ok_or("this is no manifest")?;
-        Self::read(&mut Reader(body)).map_err(|e| e.to_string())?
+        let manifest = Self::read(&mut Reader(body)).map_err(|e| e.to_string())??;
+        // A field that should be zero and is not, or something behind the end: nothing is skipped.
+        if manifest.encode() != bytes {
+            return Err("the manifest says more than this version knows".into());
+        }
+        Ok(manifest)
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Result<Self, String>, Short> {

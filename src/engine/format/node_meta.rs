@@ -63,7 +63,12 @@ impl NodeRecord {
     }
 
     pub(crate) fn decode(payload: &[u8]) -> Result<Self, String> {
-        Self::read(&mut Reader(payload)).map_err(|e| e.to_string())?
+        let record = Self::read(&mut Reader(payload)).map_err(|e| e.to_string())??;
+        // A field that should be zero and is not, or something behind the end: nothing is skipped.
+        if record.encode() != payload {
+            return Err("it says more than this version knows".into());
+        }
+        Ok(record)
     }
 
     /// The format levels a payload names, readable whatever the rest has become: level, oldest, newest.

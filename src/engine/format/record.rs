@@ -228,7 +228,7 @@ impl<'a> Record<'a> {
         u16::from_le_bytes([self.bytes[18], self.bytes[19]])
     }
 
-    fn flags(&self) -> u8 {
+    pub(crate) fn flags(&self) -> u8 {
         self.bytes[21]
     }
 

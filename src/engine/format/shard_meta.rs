@@ -59,7 +59,12 @@ impl ShardMeta {
             5 => ShardState::Quarantined { reason, alarm },
             other => return Err(format!("the shard's state is the unknown {other}")),
         };
-        Ok(Self { state, manifest, manifest_len, manifest_crc })
+        let meta = Self { state, manifest, manifest_len, manifest_crc };
+        // A field that should be zero and is not, or something behind the end: nothing is skipped.
+        if meta.encode() != payload {
+            return Err("it says more than this version knows".into());
+        }
+        Ok(meta)
     }
 }
 

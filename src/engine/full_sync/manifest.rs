@@ -49,7 +49,7 @@ impl SnapshotManifest {
     }
 
     /// Whether it can be one at all.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         let g0 = self.g0.last;
         let starts = self.epoch_table.starts();
         if !starts.windows(2).all(|w| w[0].epoch < w[1].epoch && w[0].gsn < w[1].gsn) {
@@ -58,7 +58,7 @@ impl SnapshotManifest {
         if starts.last().is_some_and(|last| last.gsn > g0.gsn) || self.epoch_table.epoch_at(g0.gsn) != g0.epoch {
             return Err(format!("the snapshot's epochs do not end at {g0:?}"));
         }
-        if self.log_floor == 0 || self.log_floor > g0.gsn + 1 || self.tombstone_floor > g0.gsn {
+        if self.log_floor == 0 || self.log_floor > g0.gsn.saturating_add(1) || self.tombstone_floor > g0.gsn {
             let (log, tombstones) = (self.log_floor, self.tombstone_floor);
             return Err(format!("the snapshot's floors {log} and {tombstones} do not fit its end {}", g0.gsn));
         }

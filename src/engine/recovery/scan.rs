@@ -97,8 +97,9 @@ pub(crate) fn scan(bytes: &[u8], header: &SegmentHeader, len: Option<u64>) -> Sc
                 _ => break Stop::Broken("a seal that belongs elsewhere".into()),
             },
             kind => {
-                if record.gsn() != tail.last.gsn + 1 {
-                    break Stop::Broken(format!("gsn {} where {} is due", record.gsn(), tail.last.gsn + 1));
+                let due = tail.last.gsn.saturating_add(1);
+                if record.gsn() != due || due == tail.last.gsn {
+                    break Stop::Broken(format!("gsn {} where {due} is due", record.gsn()));
                 }
                 if kind == Kind::Barrier {
                     match Barrier::decode(&record) {
