@@ -26,6 +26,9 @@ pub mod client;
 pub mod disk;
 pub mod drive;
 pub mod engine;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ident;
 pub mod local;
 #[cfg(test)]

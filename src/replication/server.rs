@@ -39,7 +39,7 @@ pub(crate) struct ReplicationServer {
 }
 
 /// A hello that was understood.
-struct Hello {
+pub(crate) struct Hello {
     standing: Standing,
     name: String,
     client_address: String,
