@@ -126,6 +126,7 @@ pub(super) fn message_seeds() -> Seeds {
         draining: false,
         sync_stall: Duration::ZERO,
         disk_full: false,
+        disk: m::DiskRoom { total: 30, available: 20, reserve: 2 },
         caught_up: true,
         serving: true,
         trouble: String::new(),
