@@ -180,6 +180,10 @@ impl<'a> Record<'a> {
         if record.flags() & !(MORE | EXPIRES | CLIENT) != 0 || ext != record.ext_len() {
             return Parsed::Invalid("unknown flags or extensions");
         }
+        let padding = HEADER_BYTES + ext + record.key_len() + record.value_len();
+        if record.bytes[padding..].iter().any(|&b| b != 0) {
+            return Parsed::Invalid("something behind the value");
+        }
         Parsed::Record(record)
     }
 

@@ -229,7 +229,9 @@ fn no_file_is_removed_upon_a_switch_that_may_still_be_lost() {
         engine.sync_all().expect("synced");
     }
     assert!(shard.log_segments().len() > 3, "a truncation drops files");
-    let killed = killed_during(&disk, || drop(shard.truncate_to(5).expect("truncated")));
+    let killed = killed_during(&disk, || {
+        shard.truncate_to(5).expect("truncated");
+    });
     assert!(killed.len() > 5);
     for (i, disk) in killed.into_iter().enumerate() {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
