@@ -157,7 +157,6 @@ pub(super) fn message_seeds() -> Seeds {
             commit: 70,
             log_floor: 1,
             epochs: vec![proto::EpochStart { epoch: 1, gsn: 1 }, proto::EpochStart { epoch: 2, gsn: 9 }],
-            ..Default::default()
         }],
         ..Default::default()
     };
