@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -29,9 +29,14 @@ const STEP_KEY_BYTES: usize = 256;
 const LEAF_OVERHEAD_BYTES: usize = 160;
 
 /// Changes that are sorted and merged together at most: the more, the more of them fall into one leaf.
-const CHUNK_CHANGES: usize = 64 << 10;
-/// So many are worth a merging.
+const CHUNK_CHANGES: usize = 256 << 10;
+/// And key bytes: a leaf in the making may hold all of them.
+const CHUNK_KEY_BYTES: usize = 64 << 20;
+/// So many are worth a merging, or this part of the keys if that is more: each merging walks all leaves.
 const ENOUGH_CHANGES: usize = 8 << 10;
+const ENOUGH_PART: usize = 4;
+/// Memory of a chunk that is used again at most.
+const KEPT_BYTES: usize = 16 << 20;
 /// Chunks that wait at most before a writer merges one itself.
 const CHUNKS_MAX: usize = 4;
 /// A chunk with fewer changes than this part of the leaves is merged key by key.
@@ -42,8 +47,12 @@ pub(crate) struct OrderedIndex {
     keys: RwLock<Keys>,
     /// What is not merged yet, oldest first. Taken out only by who holds `keys` for writing.
     noted: Mutex<VecDeque<Chunk>>,
+    /// Memory of a merged chunk, for the next one.
+    merged: Mutex<Option<Chunk>>,
     /// Whether anything is noted.
     behind: AtomicBool,
+    /// Changes that are worth a merging.
+    enough: AtomicUsize,
 }
 
 /// Changes in the order they were made.
@@ -62,13 +71,27 @@ struct Change {
     removes: bool,
 }
 
+/// The first eight bytes of a key as a number: of two keys the one with the lower number comes first.
+fn prefix(key: &[u8]) -> u64 {
+    if let Some(first) = key.first_chunk() {
+        return u64::from_be_bytes(*first);
+    }
+    let mut bytes = [0; 8];
+    bytes[..key.len()].copy_from_slice(key);
+    u64::from_be_bytes(bytes)
+}
+
+impl Change {
+    /// Whether its key comes before `key`, whose prefix this is.
+    fn is_before(&self, chunk: &Chunk, prefix: u64, key: &[u8]) -> bool {
+        self.prefix < prefix || (self.prefix == prefix && chunk.key(self) < key)
+    }
+}
+
 impl Chunk {
     fn note(&mut self, key: &[u8], removes: bool) {
         let (start, len) = (self.bytes.len() as u32, key.len() as u16);
-        let mut prefix = [0; 8];
-        let known = key.len().min(8);
-        prefix[..known].copy_from_slice(&key[..known]);
-        self.changes.push(Change { prefix: u64::from_be_bytes(prefix), start, len, removes });
+        self.changes.push(Change { prefix: prefix(key), start, len, removes });
         self.bytes.extend_from_slice(key);
     }
 
@@ -78,13 +101,15 @@ impl Chunk {
 
     /// The last change of each key, by key.
     fn sort(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
+        let Self { changes, bytes } = self;
         let key = |change: &Change| &bytes[change.start as usize..change.start as usize + usize::from(change.len)];
-        // The place in `bytes` is the order in which the changes were made.
-        let by_key = |a: &Change, b: &Change| a.prefix.cmp(&b.prefix).then_with(|| key(a).cmp(key(b)));
-        self.changes.sort_unstable_by(|a, b| by_key(a, b).then(b.start.cmp(&a.start)));
-        self.changes.dedup_by(|later, earlier| key(later) == key(earlier));
-        self.bytes = bytes;
+        // By a number first: that is sorted without a branch.
+        changes.sort_unstable_by_key(|change| change.prefix);
+        for same in changes.chunk_by_mut(|a, b| a.prefix == b.prefix).filter(|same| same.len() > 1) {
+            // The place in `bytes` is the order in which the changes were made.
+            same.sort_unstable_by(|a, b| key(a).cmp(key(b)).then(b.start.cmp(&a.start)));
+        }
+        changes.dedup_by(|later, earlier| later.prefix == earlier.prefix && key(later) == key(earlier));
     }
 
     fn memory_bytes(&self) -> usize {
@@ -98,12 +123,13 @@ struct Keys {
     len: u64,
 }
 
-#[derive(Default)]
 struct Leaf {
     entries: Vec<Entry>,
     bytes: Vec<u8>,
     /// Bytes of removed keys.
     dead_bytes: usize,
+    /// Whether the bytes are those of the entries, in their order.
+    dense: bool,
 }
 
 /// Place of the key in the leaf's bytes.
@@ -120,6 +146,12 @@ impl Entry {
 
     fn len(self) -> usize {
         usize::from(self.len)
+    }
+}
+
+impl Default for Leaf {
+    fn default() -> Self {
+        Self::with_room(0, 0)
     }
 }
 
@@ -143,6 +175,7 @@ impl Leaf {
 
     fn insert_at(&mut self, index: usize, key: &[u8]) {
         let start = self.push_bytes(key);
+        self.dense &= index == self.entries.len();
         if self.entries.len() == self.entries.capacity() {
             self.entries.reserve_exact(STEP_KEYS);
         }
@@ -151,27 +184,93 @@ impl Leaf {
 
     fn remove_at(&mut self, index: usize) {
         self.dead_bytes += self.entries.remove(index).len();
+        self.dense = false;
         if self.dead_bytes > STEP_KEY_BYTES && self.dead_bytes * 2 > self.bytes.len() {
             *self = self.copy(0..self.entries.len());
         }
     }
 
+    fn with_room(keys: usize, key_bytes: usize) -> Self {
+        Self { entries: Vec::with_capacity(keys), bytes: Vec::with_capacity(key_bytes), dead_bytes: 0, dense: true }
+    }
+
     /// Some of the entries in a leaf of their own, without dead bytes.
     fn copy(&self, range: std::ops::Range<usize>) -> Self {
-        let entries = &self.entries[range];
-        let mut copy = Self::default();
-        copy.entries.reserve_exact(entries.len() + STEP_KEYS);
-        copy.bytes.reserve_exact(entries.iter().map(|entry| entry.len()).sum::<usize>() + STEP_KEY_BYTES);
-        copy.append(self, entries);
+        let bytes = self.entries[range.clone()].iter().map(|entry| entry.len()).sum();
+        let mut copy = Self::with_room(range.len(), bytes);
+        copy.append(self, range);
         copy
     }
 
-    fn append(&mut self, other: &Self, entries: &[Entry]) {
-        for entry in entries {
-            let key = other.key(*entry);
-            let start = self.push_bytes(key);
-            self.entries.push(Entry::new(start, key.len()));
+    /// Adds entries of another leaf, which come behind its own.
+    fn append(&mut self, other: &Self, range: std::ops::Range<usize>) {
+        let entries = &other.entries[range];
+        if !other.dense {
+            for entry in entries {
+                let key = other.key(*entry);
+                let start = self.push_bytes(key);
+                self.entries.push(Entry::new(start, key.len()));
+            }
+            return;
         }
+        if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+            let at = self.bytes.len() as u32;
+            self.bytes.extend_from_slice(&other.bytes[first.start as usize..last.start as usize + last.len()]);
+            self.entries.extend(entries.iter().map(|entry| Entry { start: entry.start - first.start + at, ..*entry }));
+        }
+    }
+
+    /// What comes of its keys with sorted changes made to them: itself, and the leaves it is split into.
+    fn merge(&self, chunk: &Chunk, changes: &[Change]) -> Vec<Self> {
+        let tidied;
+        let old = if self.dense {
+            self
+        } else {
+            tidied = self.copy(0..self.entries.len());
+            &tidied
+        };
+        let adds = changes.iter().filter(|change| !change.removes);
+        let (keys, bytes) = adds.fold((0, 0), |(keys, bytes), add| (keys + 1, bytes + usize::from(add.len)));
+        let mut merged = Self::with_room(old.entries.len() + keys, old.bytes.len() + bytes);
+        // Keys that all come behind the leaf's last are likely to go on so: leaves are left full.
+        let first = changes.first().map_or(&[][..], |first| chunk.key(first));
+        let ascending = old.entries.last().is_none_or(|last| old.key(*last) < first);
+        let mut from = 0;
+        for change in changes {
+            let key = chunk.key(change);
+            let above = |entry: &&Entry| {
+                let own = old.key(**entry);
+                prefix(own).cmp(&change.prefix).then_with(|| own.cmp(key)).is_lt()
+            };
+            let at = from + old.entries[from..].iter().take_while(above).count();
+            merged.append(old, from..at);
+            from = at + usize::from(old.entries.get(at).is_some_and(|entry| old.key(*entry) == key));
+            if !change.removes {
+                let start = merged.push_bytes(key);
+                merged.entries.push(Entry::new(start, key.len()));
+            }
+        }
+        merged.append(old, from..old.entries.len());
+        merged.split(if ascending { LEAF_KEYS } else { LEAF_KEYS / 2 })
+    }
+
+    /// Itself if it is not too large, else leaves of so many keys at least.
+    fn split(self, keys: usize) -> Vec<Self> {
+        let total = self.entries.len();
+        if total <= LEAF_KEYS && (total < 2 || self.bytes.len() <= LEAF_KEY_BYTES) {
+            return vec![self];
+        }
+        let keys = total.div_ceil((total / keys).max(1)).min(LEAF_KEYS);
+        let (mut leaves, mut from) = (Vec::new(), 0);
+        while from < total {
+            let start = self.entries[from].start as usize;
+            let fits = |entry: &&Entry| entry.start as usize + entry.len() - start <= LEAF_KEY_BYTES;
+            let most = &self.entries[from..total.min(from + keys)];
+            let to = from + most.iter().take_while(fits).count().max(1);
+            leaves.push(self.copy(from..to));
+            from = to;
+        }
+        leaves
     }
 
     fn is_full(&self, key_len: usize) -> bool {
@@ -224,14 +323,10 @@ impl Keys {
 
     /// Makes the changes of a sorted chunk.
     fn apply(&mut self, chunk: &Chunk) {
-        let swept;
-        let left = if chunk.changes.len() < self.leaves.len() / SWEEP_PART {
-            &chunk.changes
-        } else {
-            swept = self.sweep(chunk);
-            &swept
-        };
-        for change in left {
+        if chunk.changes.len() >= self.leaves.len() / SWEEP_PART {
+            return self.sweep(chunk);
+        }
+        for change in &chunk.changes {
             if change.removes {
                 self.remove(chunk.key(change));
             } else {
@@ -240,33 +335,47 @@ impl Keys {
         }
     }
 
-    /// Walks the leaves once and makes the changes that fit them; answers those that need a leaf to be split or joined.
-    fn sweep(&mut self, chunk: &Chunk) -> Vec<Change> {
-        let mut left = Vec::new();
-        let Some(first) = chunk.changes.first() else { return left };
+    /// Walks the leaves once and merges into each the changes that are its own.
+    fn sweep(&mut self, chunk: &Chunk) {
+        let Some(first) = chunk.changes.first() else { return };
         let start: Box<[u8]> = self.leaf(chunk.key(first)).0.into();
+        let (mut split, mut sparse): (Vec<Leaf>, Vec<Box<[u8]>>) = (Vec::new(), Vec::new());
+        let mut rest = &chunk.changes[..];
         let mut leaves = self.leaves.range_mut::<[u8], _>((Bound::Included(&*start), Bound::Unbounded)).peekable();
-        let mut rest = chunk.changes.iter().peekable();
-        while let (Some((_, leaf)), Some(_)) = (leaves.next(), rest.peek()) {
-            let end = leaves.peek().map(|(low, _)| &***low);
-            while let Some(change) = rest.next_if(|change| end.is_none_or(|end| chunk.key(change) < end)) {
-                let key = chunk.key(change);
-                match leaf.find(key) {
-                    Ok(index) if change.removes && leaf.entries.len() > SPARSE_KEYS => {
-                        leaf.remove_at(index);
-                        self.len -= 1;
-                    }
-                    Err(index) if !change.removes && !leaf.is_full(key.len()) => {
-                        leaf.insert_at(index, key);
-                        self.len += 1;
-                    }
-                    Ok(_) if !change.removes => {}
-                    Err(_) if change.removes => {}
-                    _ => left.push(*change),
+        while let (Some((low, leaf)), false) = (leaves.next(), rest.is_empty()) {
+            let own = match leaves.peek() {
+                Some((end, _)) => {
+                    let end_prefix = prefix(end);
+                    let before = |change: &&Change| change.is_before(chunk, end_prefix, end);
+                    rest.iter().take_while(before).count()
                 }
+                None => rest.len(),
+            };
+            let (changes, later) = rest.split_at(own);
+            rest = later;
+            if changes.is_empty() {
+                continue;
+            }
+            let keys = leaf.entries.len();
+            let mut merged = leaf.merge(chunk, changes).into_iter();
+            *leaf = merged.next().unwrap_or_default();
+            let mut now = leaf.entries.len();
+            for piece in merged {
+                now += piece.entries.len();
+                split.push(piece);
+            }
+            self.len = self.len + now as u64 - keys as u64;
+            if now < keys.min(SPARSE_KEYS) {
+                sparse.push(low.clone());
             }
         }
-        left
+        for piece in split {
+            let low = piece.entries.first().map_or_else(Box::default, |first| piece.key(*first).into());
+            self.leaves.insert(low, piece);
+        }
+        for low in sparse {
+            self.join(&low);
+        }
     }
 
     fn remove(&mut self, key: &[u8]) {
@@ -289,7 +398,7 @@ impl Keys {
             Some((next_low, keys)) if leaf.entries.len() + keys <= LEAF_KEYS - SPARSE_KEYS => {
                 let next = self.leaves.remove(&next_low).expect("it was just seen");
                 if let Some(leaf) = self.leaves.get_mut(low) {
-                    leaf.append(&next, &next.entries);
+                    leaf.append(&next, 0..next.entries.len());
                 }
             }
             _ if leaf.entries.is_empty() && !low.is_empty() => {
@@ -306,7 +415,9 @@ impl Default for OrderedIndex {
         Self {
             keys: RwLock::new(Keys { leaves, len: 0 }),
             noted: Mutex::new(VecDeque::new()),
+            merged: Mutex::new(None),
             behind: AtomicBool::new(false),
+            enough: AtomicUsize::new(ENOUGH_CHANGES),
         }
     }
 }
@@ -338,17 +449,16 @@ impl OrderedIndex {
     fn note(&self, key: &[u8], removes: bool) -> bool {
         let (chunks, enough) = {
             let mut noted = self.noted.lock();
-            let room = |chunk: &Chunk| {
-                chunk.changes.len() < CHUNK_CHANGES && chunk.bytes.len() + key.len() <= u32::MAX as usize
-            };
+            let room =
+                |chunk: &Chunk| chunk.changes.len() < CHUNK_CHANGES && chunk.bytes.len() + key.len() <= CHUNK_KEY_BYTES;
             if !noted.back().is_some_and(room) {
-                noted.push_back(Chunk::default());
+                noted.push_back(self.merged.lock().take().unwrap_or_default());
             }
             let chunks = noted.len();
             let mut enough = chunks > 1;
             if let Some(chunk) = noted.back_mut() {
                 chunk.note(key, removes);
-                enough |= chunk.changes.len() >= ENOUGH_CHANGES;
+                enough |= chunk.changes.len() >= self.enough.load(Ordering::Relaxed);
             }
             // Under the lock: whoever takes the last chunk says otherwise under it, too.
             self.behind.store(true, Ordering::Release);
@@ -390,10 +500,18 @@ impl OrderedIndex {
         };
         chunk.sort();
         keys.apply(&chunk);
+        let enough = (keys.len as usize / ENOUGH_PART).clamp(ENOUGH_CHANGES, CHUNK_CHANGES);
+        self.enough.store(enough, Ordering::Relaxed);
+        chunk.changes.clear();
+        chunk.bytes.clear();
         let noted = self.noted.lock();
-        if noted.is_empty() {
+        let idle = noted.is_empty();
+        if idle {
             self.behind.store(false, Ordering::Release);
         }
+        // Kept while changes keep coming.
+        let kept = chunk.memory_bytes() <= KEPT_BYTES && !idle;
+        *self.merged.lock() = kept.then_some(chunk);
         true
     }
 
