@@ -70,6 +70,13 @@ pub trait DiskFile: Send + Sync + Debug {
     fn zero_ahead(&self, offset: u64, len: u64) -> io::Result<()>;
     /// `fdatasync`: data and length survive a crash once this returns.
     fn sync_data(&self) -> io::Result<()>;
+    /// As [`Self::sync_data`] for `[offset, offset + len)`, which was written through `map`, a mapping of this file. What
+    /// lies elsewhere may stay as it is: pages that are zeroed ahead need not be written twice, nor be made writable
+    /// again after a sync.
+    fn sync_mapped(&self, map: &dyn DiskMap, offset: u64, len: u64) -> io::Result<()> {
+        let _ = (map, offset, len);
+        self.sync_data()
+    }
     /// The file's length in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Whether the file has no bytes.

@@ -27,6 +27,8 @@ const ZEROS_LEN: usize = 64 * 1024;
 static ZEROS: [u8; ZEROS_LEN] = [0; ZEROS_LEN];
 /// Linux takes at most this many buffers a call.
 const MAX_IOVECS: usize = 1024;
+/// Unit of mappings.
+const PAGE_BYTES: u64 = 4096;
 /// Offset, length and memory of a direct read are multiples of this.
 const DIRECT_ALIGN: usize = 4096;
 /// Largest bounce buffer of a direct read.
@@ -280,6 +282,21 @@ impl DiskFile for RealFile {
         rustix::fs::fdatasync(&self.file).map_err(io::Error::from)
     }
 
+    fn sync_mapped(&self, map: &dyn DiskMap, offset: u64, len: u64) -> io::Result<()> {
+        let start = offset / PAGE_BYTES * PAGE_BYTES;
+        let end = (offset + len).min(map.len() as u64);
+        if end <= start {
+            return Ok(());
+        }
+        // Linux syncs the range of the file, as `fdatasync` does the whole. Not retried either.
+        // SAFETY: the range lies within the mapping, which outlives the call; no byte is changed.
+        let synced = unsafe {
+            let at = map.as_ptr().cast_mut().add(start as usize);
+            rustix::mm::msync(at.cast(), (end - start) as usize, rustix::mm::MsyncFlags::SYNC)
+        };
+        synced.map_err(io::Error::from)
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
@@ -322,7 +339,6 @@ impl DiskMap for RealMap {
     }
 
     fn populate(&self, offset: u64, len: u64) {
-        const PAGE_BYTES: u64 = 4096;
         let start = offset / PAGE_BYTES * PAGE_BYTES;
         let end = (offset + len).min(self.map.len() as u64);
         if !self.writable || end <= start {

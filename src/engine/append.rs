@@ -88,8 +88,23 @@ pub(crate) struct SingleOp<'a> {
     pub(crate) value_type: u8,
 }
 
+impl<'a> SingleOp<'a> {
+    /// Its record; `more`: of a batch that goes on.
+    pub(crate) fn draft(&self, more: bool) -> Draft<'a> {
+        Draft {
+            kind: if self.value.is_some() { Kind::Put } else { Kind::Delete },
+            more,
+            tree: self.tree.0,
+            value_type: self.value_type,
+            expires_ms: self.expires_ms,
+            key: self.key,
+            value: self.value.unwrap_or_default(),
+        }
+    }
+}
+
 /// What making room answered.
-enum Room<'a> {
+pub(crate) enum Room<'a> {
     Here(MutexGuard<'a, Log>),
     /// The lock was given up meanwhile: everything judged before is void.
     Again,
@@ -152,6 +167,11 @@ impl Shard {
 
     /// As [`Self::append`], for one operation.
     pub(crate) fn append_single(&self, epoch: Epoch, op: SingleOp<'_>, time_ms: u64) -> Result<Appended, AppendError> {
+        if self.is_direct()
+            && let Some(appended) = self.append_direct(epoch, &op, time_ms)?
+        {
+            return Ok(appended);
+        }
         ENCODED.with_borrow_mut(|encoded| {
             encoded.clear();
             let view = self.direct_view();
@@ -160,9 +180,14 @@ impl Shard {
         })
     }
 
+    /// Whether what is written is committed, so that it may be applied to the index at once.
+    fn is_direct(&self) -> bool {
+        self.shared.auto_commit && self.shared.relaxed()
+    }
+
     /// What is put is applied at once to the index of this view, where that is so. It need not stay the newest.
     fn direct_view(&self) -> Option<arc_swap::Guard<Arc<View>>> {
-        (self.shared.auto_commit && self.shared.relaxed()).then(|| self.view.load())
+        self.is_direct().then(|| self.view.load())
     }
 
     fn check_key(&self, tree: TreeId, key: &[u8]) -> Result<(), AppendError> {
@@ -178,6 +203,37 @@ impl Shard {
         Ok(())
     }
 
+    /// Refuses what no log takes.
+    pub(super) fn check_single(&self, op: &SingleOp<'_>) -> Result<(), AppendError> {
+        self.check_key(op.tree, op.key)?;
+        let value_bytes = op.value.map_or(0, <[u8]>::len) as u64;
+        let limit = u64::from(self.shared.options.max_value_bytes);
+        if value_bytes > limit {
+            return Err(AppendError::ValueTooLarge { limit });
+        }
+        let limit = self.shared.options.max_batch_bytes();
+        if value_bytes + op.key.len() as u64 > limit {
+            return Err(AppendError::BatchTooLarge { limit });
+        }
+        Ok(())
+    }
+
+    /// Refuses what this log does not take now.
+    pub(super) fn check_open(&self, has_put: bool) -> Result<(), AppendError> {
+        if self.shared.poison.is_set() {
+            return Err(AppendError::Failed);
+        }
+        if !self.ready.load(Ordering::Acquire) {
+            return Err(AppendError::NotReady(self.state()));
+        }
+        // Deletes go on in what is kept for them, until not even that is left.
+        let full = if has_put { &self.shared.puts_refused } else { &self.shared.no_room };
+        if full.load(Ordering::Relaxed) {
+            return Err(AppendError::DiskFull);
+        }
+        Ok(())
+    }
+
     fn encode_single(
         &self,
         op: &SingleOp<'_>,
@@ -185,30 +241,17 @@ impl Shard {
         view: Option<&Arc<View>>,
         encoded: &mut Encoded,
     ) -> Result<(), AppendError> {
-        self.check_key(op.tree, op.key)?;
+        self.check_single(op)?;
         let hash = self.shared.hash(op.tree.0, op.key);
         if let Some(view) = view {
             // What the put replaces: on its way while the record is encoded and written.
             view.prefetch(hash);
         }
-        let value = op.value.unwrap_or_default();
-        let limit = u64::from(self.shared.options.max_value_bytes);
-        if value.len() as u64 > limit {
-            return Err(AppendError::ValueTooLarge { limit });
-        }
+        let draft = op.draft(more);
         let limit = self.shared.options.max_batch_bytes();
-        if (encoded.bytes.len() + value.len() + op.key.len()) as u64 > limit {
+        if (encoded.bytes.len() + draft.len()) as u64 > limit {
             return Err(AppendError::BatchTooLarge { limit });
         }
-        let draft = Draft {
-            kind: if op.value.is_some() { Kind::Put } else { Kind::Delete },
-            more,
-            tree: op.tree.0,
-            value_type: op.value_type,
-            expires_ms: op.expires_ms,
-            key: op.key,
-            value,
-        };
         encoded.push(&draft, hash);
         Ok(())
     }
@@ -297,17 +340,7 @@ impl Shard {
         view: Option<&Arc<View>>,
         time_ms: u64,
     ) -> Result<Appended, AppendError> {
-        if self.shared.poison.is_set() {
-            return Err(AppendError::Failed);
-        }
-        if !self.ready.load(Ordering::Acquire) {
-            return Err(AppendError::NotReady(self.state()));
-        }
-        // Deletes go on in what is kept for them, until not even that is left.
-        let full = if encoded.has_put { &self.shared.puts_refused } else { &self.shared.no_room };
-        if full.load(Ordering::Relaxed) {
-            return Err(AppendError::DiskFull);
-        }
+        self.check_open(encoded.has_put)?;
         // Touched before the lock, so that judging under it finds the records in the cache.
         for condition in conditions {
             let hash = self.shared.hash(condition.tree.0, &condition.key);
@@ -335,8 +368,7 @@ impl Shard {
             let mut log = match self.make_room(log, encoded.bytes.len() as u64, false) {
                 Ok(Room::Here(log)) => log,
                 Ok(Room::Again) => continue,
-                Err(error) if is_full(&error) => return Err(AppendError::DiskFull),
-                Err(_) => return Err(AppendError::Failed),
+                Err(error) => return Err(no_room(&error)),
             };
             return Ok(self.put_batch(&mut log, encoded, view, time_ms).finish(self, log));
         }
@@ -419,7 +451,22 @@ impl Shard {
 
     /// Makes room for a batch in the active segment, for one that `must` be written also with the reserve. May give
     /// the lock up.
-    fn make_room<'a>(&'a self, mut log: MutexGuard<'a, Log>, bytes: u64, must: bool) -> Result<Room<'a>, EngineError> {
+    pub(super) fn make_room<'a>(
+        &'a self,
+        mut log: MutexGuard<'a, Log>,
+        bytes: u64,
+        must: bool,
+    ) -> Result<Room<'a>, EngineError> {
+        if log.relaxed
+            && !log.has_room(bytes)
+            && log.active.as_ref().is_some_and(|active| active.is_listed())
+            && let Some(spare) = log.spares.pop_front()
+        {
+            self.spares.store(log.spares.len(), Ordering::Relaxed);
+            let slot = self.take_slot(&mut log);
+            let segment = log.rotate_into(spare, slot);
+            self.view.rcu(|view| view.with_segment(segment.clone()));
+        }
         let written = |mut write: &mut dyn FnMut() -> Result<(), EngineError>| {
             let result = if must { self.shared.with_reserve(&mut write) } else { write() };
             result.inspect_err(|error| {
@@ -445,7 +492,8 @@ impl Shard {
         {
             let options = &self.shared.options;
             let need = log.offset + bytes + super::format::notes::MARK_BYTES as u64;
-            written(&mut || active.zero_to(need, options.zero_ahead_bytes, options.segment_bytes))?;
+            // No more than it takes: everybody waits. To zero ahead is another thread's.
+            written(&mut || active.zero_to(need, 0, options.segment_bytes))?;
         }
         Ok(Room::Here(log))
     }
@@ -490,7 +538,7 @@ impl Shard {
     }
 
     /// After the lock: tells scheduler and listener.
-    fn appended(&self, tail: Gsn) {
+    pub(super) fn appended(&self, tail: Gsn) {
         self.shared.mark_dirty();
         self.shared.tell(|listener| {
             listener.appended(self.id, tail);
@@ -630,6 +678,11 @@ impl Shard {
         }
         Ok(batches)
     }
+}
+
+/// What an append answers that finds no room.
+pub(super) fn no_room(error: &EngineError) -> AppendError {
+    if is_full(error) { AppendError::DiskFull } else { AppendError::Failed }
 }
 
 struct ChunkBatch {

@@ -11,7 +11,7 @@ use super::format::notes::{Barrier, decode_catalog};
 use super::format::record::{Kind, Record};
 use super::index::{Location, OrderedIndex};
 use super::overlay::{ENTRY_BYTES, Pending};
-use super::segment::View;
+use super::segment::{Segment, View};
 use super::shard::Shard;
 use super::shared::Shared;
 use super::tree::TreeKind;
@@ -114,36 +114,8 @@ impl Shard {
     pub(crate) fn apply_record(&self, view: &View, kind: Kind, hash: Option<u64>, location: Location, bytes: &[u8]) {
         let Some(record) = Record::peek(bytes) else { return };
         match (kind, hash) {
-            (Kind::Put, Some(hash)) => {
-                let (tree, key) = (record.tree(), record.key());
-                let mut old = self.locate(view, hash, tree, key);
-                let mut noted = false;
-                loop {
-                    // Before the hash index, which says what is: every key that a get finds, a scan finds too.
-                    if old.is_none() && !noted {
-                        self.note_key(view, tree, |ordered| ordered.add(key));
-                        noted = true;
-                    }
-                    if view.index.insert_or_replace(hash, old, location) {
-                        break;
-                    }
-                    old = self.locate(view, hash, tree, key);
-                }
-                self.bury(view, old);
-            }
-            (Kind::Delete, Some(hash)) => {
-                let (tree, key) = (record.tree(), record.key());
-                let old = loop {
-                    match self.locate(view, hash, tree, key) {
-                        Some(old) if !view.index.remove(hash, old) => {}
-                        old => break old,
-                    }
-                };
-                if old.is_some() {
-                    self.note_key(view, tree, |ordered| ordered.remove(key));
-                }
-                self.bury(view, old);
-            }
+            (Kind::Put, Some(hash)) => self.apply_put(view, hash, record.tree(), record.key(), location),
+            (Kind::Delete, Some(hash)) => self.apply_delete(view, hash, record.tree(), record.key()),
             (Kind::Barrier, _) => {
                 if let Ok(barrier) = Barrier::decode(&record) {
                     self.note_committed_time(barrier.time_ms);
@@ -156,6 +128,38 @@ impl Shard {
             }
             _ => {}
         }
+    }
+
+    /// Points the indexes to a committed put.
+    pub(super) fn apply_put(&self, view: &View, hash: u64, tree: u16, key: &[u8], location: Location) {
+        // Looked at where it is: nothing moves in the index meanwhile.
+        let is_it = |at: Location| {
+            let bury_if_it = |segment: &Segment| {
+                let record = segment.peek(at.offset_bytes()).filter(|record| record.is_of(tree, key));
+                record.inspect(|record| segment.bury(record.len() as u64)).is_some()
+            };
+            match view.segment(at.segment) {
+                Some(segment) => bury_if_it(segment),
+                // The view has been replaced since.
+                None => self.view.load().segment(at.segment).is_some_and(|segment| bury_if_it(segment)),
+            }
+        };
+        // Before the hash index, which says what is: every key that a get finds, a scan finds too.
+        view.index.put(hash, location, is_it, || self.note_key(view, tree, |ordered| ordered.add(key)));
+    }
+
+    /// Takes what a committed delete removes out of the indexes.
+    pub(super) fn apply_delete(&self, view: &View, hash: u64, tree: u16, key: &[u8]) {
+        let old = loop {
+            match self.locate(view, hash, tree, key) {
+                Some(old) if !view.index.remove(hash, old) => {}
+                old => break old,
+            }
+        };
+        if old.is_some() {
+            self.note_key(view, tree, |ordered| ordered.remove(key));
+        }
+        self.bury(view, old);
     }
 
     /// Where a key is now.

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use super::error::EngineError;
 use super::filter::KeyFilter;
-use super::format::notes::Barrier;
-use super::format::record::Kind;
-use super::hint::{Hint, HintBuilder, HintEntry, HintSubject};
-use super::recovery::scan;
+use super::format::notes::{Barrier, Mark};
+use super::format::record::{HEADER_BYTES, Kind};
+use super::hint::{Hint, HintBuilder, HintEntry, HintFigures, HintSubject};
+use super::recovery::walk;
 use super::segment::Segment;
 use super::shared::Shared;
 
@@ -20,38 +20,14 @@ use super::shared::Shared;
 pub(crate) struct FileKeys {
     /// All keys in the file, tombstones included.
     pub(crate) filter: KeyFilter,
-    /// Bytes of its puts, deletes and catalog records.
-    pub(crate) entry_bytes: u64,
-    /// Of these, deletes.
-    pub(crate) tombstone_bytes: u64,
-    /// Of these, puts that expire.
-    pub(crate) expiring_bytes: u64,
-    /// When the first of them does.
-    pub(crate) first_expiry_ms: u64,
+    /// What its entries come to.
+    pub(crate) figures: HintFigures,
 }
 
 impl FileKeys {
     /// Of a hint.
-    pub(crate) fn of(hint: &Hint) -> Self {
-        let mut keys = Self {
-            filter: hint.filter.clone(),
-            entry_bytes: 0,
-            tombstone_bytes: 0,
-            expiring_bytes: 0,
-            first_expiry_ms: u64::MAX,
-        };
-        for entry in hint.entries() {
-            keys.entry_bytes += entry.len_bytes;
-            match entry.kind {
-                Kind::Delete => keys.tombstone_bytes += entry.len_bytes,
-                _ if entry.expires_ms > 0 => {
-                    keys.expiring_bytes += entry.len_bytes;
-                    keys.first_expiry_ms = keys.first_expiry_ms.min(entry.expires_ms);
-                }
-                _ => {}
-            }
-        }
-        keys
+    pub(crate) fn of(hint: Hint) -> Self {
+        Self { filter: hint.filter, figures: hint.figures }
     }
 }
 
@@ -87,37 +63,40 @@ pub(crate) fn hint_of(shared: &Shared, segment: &Segment) -> Result<Hint, Engine
     Ok(hint)
 }
 
-/// Reads all of a segment's records.
+/// Reads all of a segment's records, once.
 fn build(shared: &Shared, segment: &Segment) -> Result<Hint, String> {
     let (Some(end), Some(subject)) = (segment.end(), subject(shared, segment)) else {
         return Err("a segment that is appended to has no hint".into());
     };
-    let scan = scan(segment.bytes(), &segment.header, Some(end.len));
-    if let Some(what) = scan.differs_from(&end) {
-        return Err(what);
-    }
-    let mut builder = HintBuilder::default();
-    let mut committed_time_ms = scan.committed_time_ms;
-    for found in &scan.entries {
-        let Some(record) = segment.peek(found.offset) else { continue };
-        match found.kind {
+    let records = (end.last.last.gsn + 1).saturating_sub(segment.base_gsn()).min(end.len / HEADER_BYTES as u64);
+    let mut builder = HintBuilder::with_capacity(records as usize);
+    let (mut min_gsn, mut committed_time_ms) = (0, 0);
+    walk(segment.bytes(), &segment.header, &end, |offset_bytes, record| {
+        let kind = record.kind();
+        if kind.is_entry() && min_gsn == 0 {
+            min_gsn = record.gsn();
+        }
+        match kind {
             Kind::Put | Kind::Delete | Kind::Catalog => builder.push(&HintEntry {
                 hash: shared.hash(record.tree(), record.key()),
                 gsn: record.gsn(),
                 expires_ms: record.expires_ms().unwrap_or(0),
-                offset_bytes: found.offset,
-                len_bytes: u64::from(found.len),
+                offset_bytes,
+                len_bytes: record.len() as u64,
                 tree: record.tree(),
-                kind: found.kind,
+                kind,
                 key: record.key(),
             }),
             Kind::Barrier => {
-                let time_ms = Barrier::decode(&record).map_or(0, |barrier| barrier.time_ms);
+                let time_ms = Barrier::decode(record).map_or(0, |barrier| barrier.time_ms);
                 committed_time_ms = committed_time_ms.max(time_ms);
             }
-            Kind::Mark | Kind::Seal => {}
+            Kind::Mark => {
+                let time_ms = Mark::decode(record).map_or(0, |mark| mark.committed_time_ms);
+                committed_time_ms = committed_time_ms.max(time_ms);
+            }
+            Kind::Seal => {}
         }
-    }
-    let min_gsn = scan.entries.first().map_or(0, |first| first.tail.last.gsn);
+    })?;
     Ok(builder.finish(subject, min_gsn, end.last.last.gsn, committed_time_ms))
 }

@@ -23,6 +23,8 @@ use crate::position::Gsn;
 const MAGIC: u64 = u64::from_le_bytes(*b"armdbHNT");
 const FORMAT: u32 = 1;
 const HEADER_BYTES: usize = 80;
+/// Of an entry with a key of 28 bytes.
+const SHORT_ENTRY_BYTES: usize = 72;
 
 /// One record of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +60,37 @@ pub(crate) struct HintSubject {
     pub(crate) hash_seed: u64,
 }
 
+/// What the entries of a file come to, in bytes of their records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HintFigures {
+    /// Puts, deletes and catalog records.
+    pub(crate) entry_bytes: u64,
+    /// Of these, deletes.
+    pub(crate) tombstone_bytes: u64,
+    /// Of these, puts that expire.
+    pub(crate) expiring_bytes: u64,
+    /// When the first of them does.
+    pub(crate) first_expiry_ms: u64,
+}
+
+impl Default for HintFigures {
+    fn default() -> Self {
+        Self { entry_bytes: 0, tombstone_bytes: 0, expiring_bytes: 0, first_expiry_ms: u64::MAX }
+    }
+}
+
+impl HintFigures {
+    fn count(&mut self, entry: &HintEntry<'_>) {
+        self.entry_bytes += entry.len_bytes;
+        if entry.kind == Kind::Delete {
+            self.tombstone_bytes += entry.len_bytes;
+        } else if entry.expires_ms > 0 {
+            self.expiring_bytes += entry.len_bytes;
+            self.first_expiry_ms = self.first_expiry_ms.min(entry.expires_ms);
+        }
+    }
+}
+
 /// A file's keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hint {
@@ -71,6 +104,8 @@ pub(crate) struct Hint {
     pub(crate) committed_time_ms: u64,
     /// All keys of the entries.
     pub(crate) filter: KeyFilter,
+    /// What the entries come to.
+    pub(crate) figures: HintFigures,
     count: u64,
     /// The entries as stored.
     entries: Vec<u8>,
@@ -81,29 +116,39 @@ pub(crate) struct Hint {
 pub(crate) struct HintBuilder {
     entries: Vec<u8>,
     hashes: Vec<u64>,
+    figures: HintFigures,
 }
 
 impl HintBuilder {
+    /// With room for so many entries of short keys.
+    pub(crate) fn with_capacity(entries: usize) -> Self {
+        let (bytes, figures) = (entries * SHORT_ENTRY_BYTES, HintFigures::default());
+        Self { entries: Vec::with_capacity(bytes), hashes: Vec::with_capacity(entries), figures }
+    }
+
     /// Adds the next entry. Only puts, deletes and catalog records have one.
     pub(crate) fn push(&mut self, entry: &HintEntry<'_>) {
-        let out = &mut self.entries;
-        out.extend(entry.hash.to_le_bytes());
-        out.extend(entry.gsn.to_le_bytes());
-        out.extend(entry.expires_ms.to_le_bytes());
-        out.extend(((entry.offset_bytes / 8) as u32).to_le_bytes());
-        out.extend(((entry.len_bytes / 8) as u32).to_le_bytes());
-        out.extend(entry.tree.to_le_bytes());
-        out.extend((entry.key.len() as u16).to_le_bytes());
-        out.extend([entry.kind as u8, 0, 0, 0]);
-        out.extend_from_slice(entry.key);
+        let mut fixed = [0; 40];
+        fixed[..8].copy_from_slice(&entry.hash.to_le_bytes());
+        fixed[8..16].copy_from_slice(&entry.gsn.to_le_bytes());
+        fixed[16..24].copy_from_slice(&entry.expires_ms.to_le_bytes());
+        fixed[24..28].copy_from_slice(&((entry.offset_bytes / 8) as u32).to_le_bytes());
+        fixed[28..32].copy_from_slice(&((entry.len_bytes / 8) as u32).to_le_bytes());
+        fixed[32..34].copy_from_slice(&entry.tree.to_le_bytes());
+        fixed[34..36].copy_from_slice(&(entry.key.len() as u16).to_le_bytes());
+        fixed[36] = entry.kind as u8;
+        self.entries.extend_from_slice(&fixed);
+        self.entries.extend_from_slice(entry.key);
         self.hashes.push(entry.hash);
+        self.figures.count(entry);
     }
 
     /// The hint of a file with these entries.
     pub(crate) fn finish(self, subject: HintSubject, min_gsn: Gsn, max_gsn: Gsn, committed_time_ms: u64) -> Hint {
         let filter = KeyFilter::build(&self.hashes);
         let count = self.hashes.len() as u64;
-        Hint { subject, min_gsn, max_gsn, committed_time_ms, filter, count, entries: self.entries }
+        let Self { entries, figures, .. } = self;
+        Hint { subject, min_gsn, max_gsn, committed_time_ms, filter, figures, count, entries }
     }
 }
 
@@ -120,9 +165,15 @@ impl Hint {
     }
 
     /// As stored.
+    #[cfg(test)]
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        self.parts(|parts| parts.concat())
+    }
+
+    /// The parts of what is stored, one after the other.
+    fn parts<R>(&self, with: impl FnOnce([&[u8]; 4]) -> R) -> R {
         let filter = self.filter.to_bytes();
-        let mut out = Vec::with_capacity(HEADER_BYTES + self.entries.len() + filter.len() + 4);
+        let mut out = Vec::with_capacity(HEADER_BYTES);
         out.extend(MAGIC.to_le_bytes());
         out.extend(FORMAT.to_le_bytes());
         out.extend(self.subject.chain.to_le_bytes());
@@ -137,11 +188,9 @@ impl Hint {
             filter.len() as u64,
         ];
         numbers.iter().for_each(|number| out.extend(number.to_le_bytes()));
-        out.extend_from_slice(&self.entries);
-        out.extend(filter);
-        let crc = crc32fast::hash(&out);
-        out.extend(crc.to_le_bytes());
-        out
+        let mut crc = crc32fast::Hasher::new();
+        [&out, &self.entries, &filter].iter().for_each(|part| crc.update(part));
+        with([&out, &self.entries, &filter, &crc.finalize().to_le_bytes()])
     }
 
     /// The hint in `bytes` if it is whole and about `subject`.
@@ -162,12 +211,13 @@ impl Hint {
         let (min_gsn, max_gsn, committed_time_ms) = (rest.u64()?, rest.u64()?, rest.u64()?);
         let (count, filter_len) = (rest.u64()?, usize::try_from(rest.u64()?).ok()?);
         let entries = rest.bytes(rest.0.len().checked_sub(filter_len)?)?;
-        let mut walk = Reader(entries);
+        let (mut walk, mut figures) = (Reader(entries), HintFigures::default());
         for _ in 0..count {
             let entry = entry(&mut walk)?;
             if entry.offset_bytes == 0 || entry.offset_bytes + entry.len_bytes > subject.len_bytes {
                 return None;
             }
+            figures.count(&entry);
         }
         let filter = KeyFilter::from_bytes(rest.0).ok()?;
         walk.0.is_empty().then(|| Self {
@@ -176,6 +226,7 @@ impl Hint {
             max_gsn,
             committed_time_ms,
             filter,
+            figures,
             count,
             entries: entries.to_vec(),
         })
@@ -198,7 +249,7 @@ impl Hint {
         }
         let written = disk
             .create(&temporary)
-            .and_then(|file| file.write_at(&[IoSlice::new(&self.to_bytes())], 0))
+            .and_then(|file| self.parts(|parts| file.write_at(&parts.map(IoSlice::new), 0)))
             .and_then(|()| disk.rename(&temporary, path));
         if written.is_err() {
             // Half a hint is no use, and the disk may be full.

@@ -11,11 +11,12 @@ use bytes::{Bytes, BytesMut};
 
 use super::format::manifest::FileEnd;
 use super::format::notes::{MARK_BYTES, Mark, SEAL_BYTES, Seal};
-use super::format::record::{Record, chain};
+use super::format::record::{Draft, Record, chain};
 use super::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::index::{Location, MAX_SEGMENTS};
 use super::overlay::{ENTRY_BYTES, Overlay};
 use super::segment::Segment;
+use super::spare::Spare;
 use crate::position::{Epoch, EpochTable, Gsn, LogPosition, LogTail};
 
 /// A chunk of the tail is closed at this size.
@@ -75,6 +76,8 @@ pub(crate) struct Log {
     pub(crate) applied: LogTail,
     /// Segments that were left behind un-synced (`Os`).
     pub(crate) unsynced: Vec<Arc<Segment>>,
+    /// Files that are ready for the next segments (`Os`).
+    pub(crate) spares: VecDeque<Spare>,
     pub(crate) next_file_id: u32,
     pub(crate) next_slot: u32,
     /// Counts truncations: what was read from the log before may be another history.
@@ -108,6 +111,7 @@ impl Log {
             synced: LogTail::default(),
             applied: LogTail::default(),
             unsynced: Vec::new(),
+            spares: VecDeque::new(),
             next_file_id: 1,
             next_slot: 0,
             generation: 0,
@@ -123,6 +127,17 @@ impl Log {
     /// Ends the active segment, if there is one, and makes the next one active. The caller publishes it in the
     /// view; under `Os` it has to make its file before anything is appended. `slot` is free.
     pub(crate) fn rotate(&mut self, slot: u32) -> Arc<Segment> {
+        let file_id = self.next_file_id;
+        self.next_file_id += 1;
+        self.go_on(file_id, |header| Segment::planned(slot, header))
+    }
+
+    /// As [`Self::rotate`], into the file that is ready for it.
+    pub(crate) fn rotate_into(&mut self, spare: Spare, slot: u32) -> Arc<Segment> {
+        self.go_on(spare.id, |header| Segment::begin(slot, header, spare))
+    }
+
+    fn go_on(&mut self, file_id: u32, segment: impl FnOnce(SegmentHeader) -> Segment) -> Arc<Segment> {
         if let Some(active) = self.active.take() {
             let mut seal = Vec::with_capacity(SEAL_BYTES);
             Seal { file_id: active.id(), offset: self.offset, last: self.tail }.encode(&mut seal);
@@ -138,13 +153,12 @@ impl Log {
             shard: self.shard,
             compacted: false,
             cluster_id: self.cluster_id,
-            file_id: self.next_file_id,
+            file_id,
             base_gsn: self.tail.last.gsn + 1,
             epoch: self.tail.last.epoch,
             chain: self.tail.chain,
         };
-        let segment = Arc::new(Segment::planned(slot, header));
-        self.next_file_id += 1;
+        let segment = Arc::new(segment(header));
         self.active = Some(segment.clone());
         self.offset = SEGMENT_HEADER_BYTES;
         segment
@@ -212,13 +226,29 @@ impl Log {
             }
             self.buf.extend_from_slice(bytes);
         }
-        self.offset += bytes.len() as u64;
+        self.advance(bytes.len(), crc);
+        location
+    }
+
+    /// Puts an entry under `Os`, where nothing is buffered: it is written to its place and nowhere else.
+    pub(crate) fn put_direct(&mut self, draft: &Draft<'_>, body_crc: u32) -> Location {
+        debug_assert!(self.relaxed && !self.buffered, "what is buffered has to be so in order");
+        let active = self.active();
+        let location = Location::at(active.slot, self.offset);
+        let (gsn, len) = (self.tail.last.gsn + 1, draft.len());
+        let crc = active.store_with(self.offset, len, |to| draft.write(to, gsn, body_crc));
+        self.advance(len, crc);
+        location
+    }
+
+    /// The log goes on behind an entry of so many bytes.
+    fn advance(&mut self, bytes: usize, crc: u32) {
+        self.offset += bytes as u64;
         self.tail.last = LogPosition { epoch: self.epoch, gsn: self.tail.last.gsn + 1 };
         self.tail.chain = chain(self.tail.chain, crc);
         if self.relaxed {
             self.written = self.tail;
         }
-        location
     }
 
     /// To be called after each whole batch.

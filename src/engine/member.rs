@@ -26,7 +26,8 @@ use super::recovery;
 use super::segment::io_error;
 use super::shard::Shard;
 use super::shard_state::ShardState;
-use super::shared::Shared;
+use super::shared::{Shared, is_full};
+use super::spare;
 use super::sync;
 use super::tree::TreeInfo;
 use crate::disk::{DirEntry, DirLock, Disk, FaultNote, FaultWatch};
@@ -278,6 +279,7 @@ impl Engine {
         spawn("armdb-order", commit::run_ordering)?;
         if self.shared.relaxed() {
             spawn("armdb-ahead", sync::run_ahead)?;
+            spawn("armdb-spare", spare::run)?;
         }
         Ok(())
     }
@@ -350,10 +352,18 @@ impl Engine {
         }
     }
 
-    /// Manual background: one round of the sync scheduler. Whether there was anything to do.
+    /// Manual background: one round of the sync scheduler, and under `Os` the next segments' files where they are due.
+    /// Whether there was anything to sync.
     pub fn sync_now(&self) -> Result<bool, EngineError> {
         self.shared.dirty.store(false, Ordering::Release);
-        sync::round(&self.shared, &self.shards)
+        let worked = sync::round(&self.shared, &self.shards)?;
+        for shard in self.shards.iter() {
+            match shard.prepare_spares() {
+                Err(error) if !is_full(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(worked)
     }
 
     /// Manual background: what the scheduler does once a shard falls idle. Whether there was anything to do.
@@ -410,7 +420,14 @@ impl Engine {
                 continue;
             }
             let segments = shard.log_segments();
-            files.switch(&self.shared, &shard.dir, |manifest| shard.refresh(manifest, &segments, mark))?;
+            let mut unused = Vec::new();
+            files.switch(&self.shared, &shard.dir, |manifest| {
+                shard.refresh(manifest, &segments, mark);
+                unused = manifest.prepared();
+                manifest.drop_files(&unused);
+            })?;
+            shard.log.lock().spares.clear();
+            Files::unlink(&self.shared, &shard.dir, unused);
         }
         let mut node = self.node.lock();
         let mut record = node.record.clone();
@@ -423,6 +440,7 @@ impl Engine {
         self.shared.work.wake_all();
         self.shared.background.wake_all();
         self.shared.ordering.wake_all();
+        self.shared.spares.wake_all();
         for thread in self.threads.lock().drain(..) {
             if thread.thread().id() != std::thread::current().id() {
                 // A panic in there has been told; closing goes on.

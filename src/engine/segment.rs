@@ -19,6 +19,7 @@ use super::format::manifest::FileEnd;
 use super::format::record::Record;
 use super::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::index::Location;
+use super::spare::Spare;
 use crate::disk::{Disk, DiskFile, DiskMap};
 use crate::position::{EpochTable, Gsn};
 
@@ -38,6 +39,8 @@ pub(crate) struct Segment {
     written: AtomicU64,
     /// Bytes of the file that exist (zeroed or written).
     zeroed: AtomicU64,
+    /// Bytes that were stored through the mapping and synced since.
+    stored: AtomicU64,
     /// Serialises zeroing ahead.
     zeroing: Mutex<()>,
     /// Where it ends, once nothing more is appended; a truncation moves it down.
@@ -86,6 +89,22 @@ impl Opened {
         unsafe { std::slice::from_raw_parts(self.base.0, written as usize) }
     }
 
+    /// Hints the processor that the bytes from `offset` on will be written: the next append, and the locks around it,
+    /// then do not wait for lines that another core has zeroed.
+    #[inline]
+    fn prefetch_write(&self, offset: u64) {
+        #[cfg(target_arch = "x86_64")]
+        for line in 0..4 {
+            let at = self.base.0.wrapping_add(offset as usize + line * 64);
+            // SAFETY: it reads nothing and cannot fault, whatever the address; processors without it do nothing.
+            unsafe {
+                std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = offset;
+    }
+
     fn prefetch(&self, offset: u64) {
         #[cfg(target_arch = "x86_64")]
         {
@@ -118,6 +137,7 @@ impl Segment {
             opened: OnceLock::new(),
             written: AtomicU64::new(0),
             zeroed: AtomicU64::new(0),
+            stored: AtomicU64::new(0),
             zeroing: Mutex::new(()),
             end: Mutex::new(None),
             listed: AtomicBool::new(false),
@@ -158,25 +178,34 @@ impl Segment {
         ahead: u64,
         writable: bool,
     ) -> Result<(), EngineError> {
-        let path = dir.join(Self::file_name(self.id()));
-        let fail = |operation| io_error(operation, &path);
-        // A leftover of an attempt that failed for want of room: nothing refers to it.
-        if disk.exists(&path).map_err(fail("look for"))? {
-            disk.remove_file(&path).map_err(fail("remove"))?;
-        }
-        let file = disk.create(&path).map_err(fail("create"))?;
-        let zeroed = ahead.clamp(SEGMENT_HEADER_BYTES, bytes);
-        let zeroed = zero(&*file, 0, zeroed, SEGMENT_HEADER_BYTES).map_err(fail("zero"))?;
-        file.write_at(&[IoSlice::new(&self.header.encode())], 0).map_err(fail("write"))?;
-        file.sync_data().map_err(fail("sync"))?;
+        let made = Spare::make(disk, dir, self.id(), bytes, ahead, writable)?;
+        let fail = |operation| io_error(operation, &made.path);
+        made.file.write_at(&[IoSlice::new(&self.header.encode())], 0).map_err(fail("write"))?;
+        made.file.sync_data().map_err(fail("sync"))?;
         disk.sync_dir(dir).map_err(fail("sync the directory of"))?;
-        let map = file.map(bytes, writable).map_err(fail("map"))?;
-        map.populate(0, zeroed);
-        self.zeroed.store(zeroed, Ordering::Release);
-        self.written.store(SEGMENT_HEADER_BYTES, Ordering::Release);
-        let opened = self.opened.set(Opened::new(path, file, map));
-        debug_assert!(opened.is_ok(), "a segment's file is made once, under the shard's files lock");
+        made.map.populate(0, made.zeroed);
+        self.open(made);
         Ok(())
+    }
+
+    /// Begins a segment in a file that is ready for it and that the manifest lists as prepared.
+    pub(crate) fn begin(slot: u32, header: SegmentHeader, spare: Spare) -> Self {
+        let segment = Self::planned(slot, header);
+        let bytes = header.encode();
+        assert!(bytes.len() as u64 <= spare.zeroed, "a file has room for its header");
+        // SAFETY: the range lies within the file and its mapping; nobody else knows of it yet.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), spare.map.as_mut_ptr(), bytes.len()) };
+        segment.open(spare);
+        segment.listed.store(true, Ordering::Release);
+        segment
+    }
+
+    /// Its file is there, with its header.
+    fn open(&self, made: Spare) {
+        self.zeroed.store(made.zeroed, Ordering::Release);
+        self.written.store(SEGMENT_HEADER_BYTES, Ordering::Release);
+        let opened = self.opened.set(Opened::new(made.path, made.file, made.map));
+        debug_assert!(opened.is_ok(), "a segment's file is made once, under the shard's locks");
     }
 
     /// Adopts an existing file, readable up to `written`.
@@ -317,17 +346,27 @@ impl Segment {
         if self.zeroed.load(Ordering::Acquire) >= to {
             return Ok(());
         }
-        let _one_at_a_time = self.zeroing.lock();
-        let from = self.zeroed.load(Ordering::Acquire);
-        if from < to {
+        // To a whole huge page: the file system then keeps the zeros in such, and reads miss the TLB seldom.
+        let end = (to + ahead).next_multiple_of(HUGE_PAGE_BYTES).min(limit).max(to);
+        // In steps: whoever waits for the first goes on while the others are made.
+        loop {
+            let _one_at_a_time = self.zeroing.lock();
+            let from = self.zeroed.load(Ordering::Acquire);
+            if from >= end {
+                return Ok(());
+            }
             let opened = self.opened();
-            // To a whole huge page: the file system then keeps the zeros in such, and reads miss the TLB seldom.
-            let end = (to + ahead).next_multiple_of(HUGE_PAGE_BYTES).min(limit).max(to);
-            let end = zero(&*opened.file, from, end, to).map_err(io_error("zero", &opened.path))?;
-            opened.map.populate(from, end - from);
-            self.zeroed.store(end, Ordering::Release);
+            let step = (from + 1).next_multiple_of(HUGE_PAGE_BYTES).min(end);
+            let least = step.min(to).max(from + 1);
+            let step = match zero(&*opened.file, from, step, least) {
+                Ok(step) => step,
+                // What is ahead of what is needed can wait for room.
+                Err(error) if error.kind() == std::io::ErrorKind::StorageFull && from >= to => return Ok(()),
+                Err(error) => return Err(io_error("zero", &opened.path)(error)),
+            };
+            opened.map.populate(from, step - from);
+            self.zeroed.store(step, Ordering::Release);
         }
-        Ok(())
     }
 
     /// Bytes of the file that exist.
@@ -348,20 +387,38 @@ impl Segment {
     /// The caller holds the shard's lock (one appender), has zeroed the file up to the end of the bytes, and
     /// writes exactly where `written` is.
     pub(crate) fn store(&self, bytes: &[u8], offset: u64) {
+        self.store_with(offset, bytes.len(), |to| to.copy_from_slice(bytes));
+    }
+
+    /// As [`Self::store`], of what `fill` writes there.
+    #[inline]
+    pub(crate) fn store_with<R>(&self, offset: u64, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
         let opened = self.opened();
+        let end = offset + len as u64;
         assert!(
             self.written.load(Ordering::Relaxed) == offset
-                && offset + bytes.len() as u64 <= self.zeroed.load(Ordering::Relaxed)
-                && offset + bytes.len() as u64 <= opened.map.len() as u64,
+                && end <= self.zeroed.load(Ordering::Relaxed)
+                && end <= opened.map.len() as u64,
             "an append continues the segment, within its file"
         );
         // SAFETY: the range lies within the mapping and the file (asserted); nobody reads at or beyond
         // `written`, and the shard's lock makes this the only writer.
-        unsafe {
-            let to = opened.map.as_mut_ptr().add(offset as usize);
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+        let to = unsafe { std::slice::from_raw_parts_mut(opened.map.as_mut_ptr().add(offset as usize), len) };
+        let filled = fill(to);
+        self.written.store(end, Ordering::Release);
+        opened.prefetch_write(end);
+        filled
+    }
+
+    /// Makes what was stored through the mapping durable, up to `end`. One caller at a time: the round that syncs.
+    pub(crate) fn sync_stored(&self, end: u64) -> Result<(), EngineError> {
+        let opened = self.opened();
+        let from = self.stored.load(Ordering::Relaxed);
+        if from < end {
+            opened.file.sync_mapped(&*opened.map, from, end - from).map_err(io_error("sync", &opened.path))?;
+            self.stored.store(end, Ordering::Relaxed);
         }
-        self.written.store(offset + bytes.len() as u64, Ordering::Release);
+        Ok(())
     }
 
     /// `fdatasync`.
@@ -372,7 +429,7 @@ impl Segment {
 }
 
 /// Zeros from `from` to `end`, or, where there is no room for that, at least to `least`; how far.
-fn zero(file: &dyn DiskFile, from: u64, end: u64, least: u64) -> std::io::Result<u64> {
+pub(crate) fn zero(file: &dyn DiskFile, from: u64, end: u64, least: u64) -> std::io::Result<u64> {
     match file.zero_ahead(from, end - from) {
         Err(error) if error.kind() == std::io::ErrorKind::StorageFull && least < end => {
             file.zero_ahead(from, least - from).map(|()| least)
@@ -444,7 +501,7 @@ impl View {
 
     /// Whether a record is of this tree and key.
     pub(crate) fn is_key(&self, location: Location, tree: u16, key: &[u8]) -> bool {
-        self.peek(location).is_some_and(|r| r.kind().is_entry() && r.tree() == tree && r.key() == key)
+        self.peek(location).is_some_and(|record| record.is_of(tree, key))
     }
 }
 

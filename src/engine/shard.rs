@@ -8,7 +8,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -36,6 +36,8 @@ pub struct Shard {
     pub(crate) housekeeping: Housekeeping,
     pub(crate) log: Mutex<Log>,
     pub(crate) view: ArcSwap<View>,
+    /// Files that are ready for the next segments.
+    pub(crate) spares: AtomicUsize,
     /// Whether the state is Ready.
     pub(crate) ready: AtomicBool,
     /// Whether a full sync of it is under way: its log takes nothing meanwhile.

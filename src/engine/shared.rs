@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) work: WaitCell,
     /// Wakes housekeeping.
     pub(crate) background: WaitCell,
+    /// Wakes who makes the next segments' files.
+    pub(crate) spares: WaitCell,
     /// Wakes who merges what is noted for the ordered indexes.
     pub(crate) ordering: WaitCell,
     /// Whether there is enough of it.
@@ -93,6 +95,7 @@ impl Shared {
             wanted_appends: AtomicU64::new(0),
             work: WaitCell::default(),
             background: WaitCell::default(),
+            spares: WaitCell::default(),
             ordering: WaitCell::default(),
             unordered: AtomicBool::new(false),
             floor_hold: Mutex::new(None),

@@ -17,7 +17,7 @@ use super::log::Piece;
 use super::segment::Segment;
 use super::shard::Shard;
 use super::shared::{Shared, is_full};
-use crate::position::LogTail;
+use crate::position::{Gsn, LogTail};
 
 /// How often `Os` syncs in the background.
 const RELAXED_PERIOD: Duration = Duration::from_millis(50);
@@ -136,23 +136,47 @@ pub(crate) fn run(shared: &Shared, shards: &[Arc<Shard>]) {
     }
 }
 
+/// Where a shard's log ended when it was looked at last.
+#[derive(Default)]
+struct Seen {
+    active: Option<Arc<Segment>>,
+    tail_gsn: Gsn,
+    offset: u64,
+}
+
+impl Seen {
+    /// The segment that is appended to, and how far. The log's lock is taken only where another segment is: who holds it
+    /// for a moment, and loses the processor then, holds up every writer.
+    fn active(&mut self, shard: &Shard) -> Option<(&Arc<Segment>, u64)> {
+        let tail_gsn = shard.tail_gsn();
+        let offset = self.active.as_ref().map_or(0, |active| active.written());
+        if self.active.is_none() || (tail_gsn != self.tail_gsn && offset == self.offset) {
+            self.active = shard.log.lock().active.clone().filter(|active| active.is_listed());
+        }
+        let active = self.active.as_ref()?;
+        (self.tail_gsn, self.offset) = (tail_gsn, active.written());
+        Some((active, self.offset))
+    }
+}
+
 /// Keeps zeros ahead of mapped appends, so that no append has to wait for them.
 pub(crate) fn run_ahead(shared: &Shared, shards: &[Arc<Shard>]) {
     let stop = || shared.stopping.load(Ordering::Acquire) || shared.poison.is_set();
     let options = &shared.options;
+    let mut seen: Vec<Seen> = shards.iter().map(|_| Seen::default()).collect();
     while !stop() {
         let mut worked = false;
-        for shard in shards {
-            let (active, offset) = {
-                let log = shard.log.lock();
-                (log.active.clone(), log.offset)
-            };
-            let Some(active) = active.filter(|active| active.is_listed()) else { continue };
-            let wanted = (offset + options.zero_ahead_bytes).min(options.segment_bytes);
+        for (shard, seen) in shards.iter().zip(&mut seen) {
+            let Some((active, offset)) = seen.active(shard) else { continue };
+            if shard.wants_spares(offset) {
+                shared.spares.wake_all();
+            }
+            // Far enough for the file system to pause, which it does when its journal commits.
+            let wanted = (offset + 2 * options.zero_ahead_bytes).min(options.segment_bytes);
             if active.zeroed() < wanted {
                 worked = true;
                 // An error here is met again, and answered, by the append that needs the room.
-                if active.zero_to(wanted, options.zero_ahead_bytes, options.segment_bytes).is_err() {
+                if active.zero_to(wanted, 0, options.segment_bytes).is_err() {
                     worked = false;
                 }
             }
@@ -254,9 +278,7 @@ impl Shard {
         files.switch(shared, &self.dir, |manifest| {
             self.refresh(manifest, &segments, mark);
             manifest.next_file_id = manifest.next_file_id.max(segment.id() + 1);
-            let at = manifest.files.iter().take_while(|file| !file.compacted).count();
-            let entry = FileEntry { id: segment.id(), compacted: false, before: segment.header.before(), end: None };
-            manifest.files.insert(at, entry);
+            manifest.add_log_file(FileEntry::active(segment.id(), segment.header.before()));
         })?;
         segment.listed.store(true, Ordering::Release);
         Ok(())
@@ -272,6 +294,11 @@ impl Shard {
         manifest.log_floor = manifest.log_floor.max(1);
         if self.id == 0 {
             manifest.trees = self.shared.trees.load().as_ref().clone();
+        }
+        for file in manifest.files.iter_mut().filter(|file| file.prepared) {
+            if let Some(segment) = segments.iter().find(|segment| segment.id() == file.id) {
+                *file = FileEntry::active(file.id, segment.header.before());
+            }
         }
         for file in manifest.files.iter_mut().filter(|file| file.end.is_none()) {
             file.end = segments
@@ -296,7 +323,7 @@ impl Shard {
         let segment = match active {
             // An earlier attempt found no room on the disk.
             Some(planned) => planned,
-            None if log.has_room(bytes) => return Ok(()),
+            None if log.has_room(bytes) || !log.spares.is_empty() => return Ok(()),
             None => {
                 let slot = self.take_slot(&mut log);
                 let segment = log.rotate(slot);
@@ -342,8 +369,13 @@ impl Round<'_> {
         let shard = self.shard;
         for segment in &self.dirty {
             // Its end is looked at first: what is appended meanwhile is not covered.
-            let ended = segment.end().is_some_and(|end| end.len == segment.written());
-            segment.sync()?;
+            let written = segment.written();
+            let ended = segment.end().is_some_and(|end| end.len == written);
+            if shard.shared.relaxed() {
+                segment.sync_stored(written)?;
+            } else {
+                segment.sync()?;
+            }
             if ended {
                 segment.synced.store(true, Ordering::Release);
             }

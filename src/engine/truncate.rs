@@ -99,9 +99,7 @@ impl Shard {
                 }
             }
             manifest.next_file_id = manifest.next_file_id.max(fresh.id() + 1);
-            let at = manifest.files.iter().take_while(|file| !file.compacted).count();
-            let entry = FileEntry { id: fresh.id(), compacted: false, before: fresh.header.before(), end: None };
-            manifest.files.insert(at, entry);
+            manifest.add_log_file(FileEntry::active(fresh.id(), fresh.header.before()));
             manifest.drops.extend(dropped.iter().map(|s| s.id()));
         })?;
         fresh.listed.store(true, Ordering::Release);

@@ -190,15 +190,22 @@ impl Content {
     }
 
     pub(super) fn sync(&self) {
+        let len = self.state.lock().len;
+        self.sync_part(0, len);
+    }
+
+    /// Syncs the pages that `[offset, offset + len)` touches, and as much length as they need.
+    pub(super) fn sync_part(&self, offset: u64, len: u64) {
         let mut state = self.state.lock();
-        for page in self.unsynced_pages(&state) {
+        let pages = offset / PAGE as u64..(offset + len).div_ceil(PAGE as u64);
+        for page in self.unsynced_pages(&state).into_iter().filter(|page| pages.contains(page)) {
             let bytes = self.page(page);
             state.media.insert(page, bytes);
             state.lost.remove(&page);
         }
-        state.media_len = state.len;
-        state.dirty.clear();
-        state.earlier.clear();
+        state.media_len = state.media_len.max(state.len.min(pages.end * PAGE as u64));
+        state.dirty.retain(|page| !pages.contains(page));
+        state.earlier.retain(|page, _| !pages.contains(page));
     }
 
     /// A sync that failed: nothing reached the medium, and nobody will try again.

@@ -566,6 +566,19 @@ impl CrashFile {
         }
     }
 
+    fn synced(&self, sync: impl FnOnce(&Content)) -> io::Result<()> {
+        self.disk.operate(FaultOn::Sync, &self.path, |_, fault| match fault {
+            Some(error) => {
+                self.content.sync_failed();
+                Err(error)
+            }
+            None => {
+                sync(&self.content);
+                Ok(())
+            }
+        })
+    }
+
     fn written(&self, offset: u64, len: u64, write: impl FnOnce(&Content, u64)) -> io::Result<()> {
         if !self.writable {
             return Err(io::ErrorKind::PermissionDenied.into());
@@ -604,16 +617,11 @@ impl DiskFile for CrashFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.disk.operate(FaultOn::Sync, &self.path, |_, fault| match fault {
-            Some(error) => {
-                self.content.sync_failed();
-                Err(error)
-            }
-            None => {
-                self.content.sync();
-                Ok(())
-            }
-        })
+        self.synced(|content| content.sync())
+    }
+
+    fn sync_mapped(&self, _: &dyn DiskMap, offset: u64, len: u64) -> io::Result<()> {
+        self.synced(|content| content.sync_part(offset, len))
     }
 
     fn len(&self) -> io::Result<u64> {

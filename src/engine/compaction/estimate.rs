@@ -55,8 +55,9 @@ impl Shard {
     /// Whether the deletes and expired values of a file could make it worth rewriting when its garbage alone
     /// does not.
     fn may_be_worth(&self, quick: &FileFigures, keys: &FileKeys) -> bool {
-        let expired = if keys.first_expiry_ms <= self.committed_time_ms() { keys.expiring_bytes } else { 0 };
-        let hiding = keys.tombstone_bytes + expired;
+        let expired =
+            if keys.figures.first_expiry_ms <= self.committed_time_ms() { keys.figures.expiring_bytes } else { 0 };
+        let hiding = keys.figures.tombstone_bytes + expired;
         let options = &self.shared.options.compaction;
         let share = |bytes: u64, ratio: f64| bytes as f64 >= ratio * quick.bytes as f64;
         let alone = quick.garbage_bytes > 0 && share(quick.garbage_bytes, options.min_garbage_ratio);
@@ -86,7 +87,7 @@ impl Shard {
             turn.unfit.insert(segment.id());
         })?;
         let stride = hint.count().div_ceil(SAMPLE).max(1);
-        let mut figures = FileFigures { garbage_bytes: quick.bytes.saturating_sub(keys.entry_bytes), ..quick };
+        let mut figures = FileFigures { garbage_bytes: quick.bytes.saturating_sub(keys.figures.entry_bytes), ..quick };
         let mut to_expire = Vec::new();
         let view = self.view.load();
         let others: Vec<Arc<Segment>> = {
@@ -130,11 +131,11 @@ impl Shard {
 /// What is known without reading anything: deletes count as live.
 fn quick(segment: &Segment, keys: &FileKeys) -> FileFigures {
     let bytes = segment.end().map_or(0, |end| end.len.saturating_sub(SEGMENT_HEADER_BYTES));
-    let dead = segment.dead_bytes.load(Ordering::Relaxed).min(keys.entry_bytes);
+    let dead = segment.dead_bytes.load(Ordering::Relaxed).min(keys.figures.entry_bytes);
     FileFigures {
         file_id: u64::from(segment.id()),
         bytes,
-        garbage_bytes: bytes.saturating_sub(keys.entry_bytes) + dead,
+        garbage_bytes: bytes.saturating_sub(keys.figures.entry_bytes) + dead,
         tombstone_bytes: 0,
         free_tombstone_bytes: 0,
         min_gsn: segment.base_gsn(),

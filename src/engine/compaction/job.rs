@@ -114,7 +114,7 @@ impl<'a> Job<'a> {
     fn check_room(&self) -> Result<(), EngineError> {
         let shared = &self.shard.shared;
         let live = |segment: &Arc<Segment>| {
-            let entries = segment.keys().map_or(segment.written(), |keys| keys.entry_bytes);
+            let entries = segment.keys().map_or(segment.written(), |keys| keys.figures.entry_bytes);
             entries.saturating_sub(segment.dead_bytes.load(Ordering::Relaxed))
         };
         let bytes: u64 = self.inputs.iter().map(live).sum();

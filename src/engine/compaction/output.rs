@@ -152,5 +152,11 @@ impl Drop for Output<'_> {
 
 /// How the manifest lists an output.
 pub(super) fn entry(segment: &Segment) -> FileEntry {
-    FileEntry { id: segment.id(), compacted: true, before: segment.header.before(), end: segment.end() }
+    FileEntry {
+        id: segment.id(),
+        compacted: true,
+        before: segment.header.before(),
+        end: segment.end(),
+        prepared: false,
+    }
 }

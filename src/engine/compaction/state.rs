@@ -17,10 +17,15 @@ use super::retention::Keepers;
 use crate::engine::files::Files;
 use crate::engine::segment::Segment;
 use crate::engine::shard::Shard;
+use crate::position::Gsn;
 
 /// First wait after a failed step; doubles from one failure to the next.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LONGEST: Duration = Duration::from_secs(60);
+
+/// A log that grows faster than this is busy.
+const BUSY_ENTRIES_PER_S: f64 = 250_000.0;
+const BUSY_OVER: Duration = Duration::from_millis(100);
 
 /// See the module's comment.
 #[derive(Debug, Default)]
@@ -45,6 +50,9 @@ pub(super) struct Turn {
     pub(super) unfit: BTreeSet<u32>,
     /// Counts compactions: estimates of what holds tombstones back depend on the set of files.
     pub(super) generation: u64,
+    /// Where the log's end was seen last, on the worker's clock, and whether it was moving fast.
+    seen: (Gsn, Duration),
+    busy: bool,
     /// After a failure, nothing is tried before.
     retry_at: Duration,
     delay: Duration,
@@ -54,6 +62,17 @@ impl Turn {
     /// Whether a failure is still waited out.
     pub(super) fn waits(&self, now: Duration) -> Option<Duration> {
         self.retry_at.checked_sub(now).filter(|left| !left.is_zero())
+    }
+
+    /// Whether so many entries a second are written that writers need the processors, and the disk, for themselves.
+    pub(super) fn sees_writers(&mut self, tail_gsn: Gsn, now: Duration) -> bool {
+        let elapsed = now.saturating_sub(self.seen.1);
+        if elapsed >= BUSY_OVER {
+            let entries = tail_gsn.saturating_sub(self.seen.0);
+            self.busy = entries as f64 >= BUSY_ENTRIES_PER_S * elapsed.as_secs_f64();
+            self.seen = (tail_gsn, now);
+        }
+        self.busy
     }
 
     /// Waits longer after each failure in a row.
@@ -111,5 +130,21 @@ impl Shard {
         let any = !free.is_empty();
         Files::unlink(&self.shared, &self.dir, free);
         any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_grows_fast_is_busy_until_it_rests() {
+        let mut turn = Turn::default();
+        let at = Duration::from_millis;
+        assert!(!turn.sees_writers(10, at(200)));
+        assert!(!turn.sees_writers(400_000, at(250)), "too soon to say");
+        assert!(turn.sees_writers(400_000, at(400)));
+        assert!(turn.sees_writers(400_001, at(450)), "too soon to say otherwise");
+        assert!(!turn.sees_writers(400_001, at(1000)));
     }
 }

@@ -18,6 +18,9 @@ use crate::engine::shared::Shared;
 /// How often the thread looks around unasked.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// Files that wait for their hints at most while writers are busy: opening has to read so many more.
+const HINTS_BEHIND: usize = 8;
+
 /// What a step came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -85,7 +88,7 @@ impl Shard {
     }
 
     fn step(self: &Arc<Self>, turn: &mut Turn, now: Duration, pace: &mut Pace) -> Result<Step, EngineError> {
-        if self.make_hint(turn, pace)? || self.raise_floor(turn, now)? {
+        if self.make_hint(turn, now, pace)? || self.raise_floor(turn, now)? {
             return Ok(Step::Done);
         }
         let figures = self.figures(turn)?;
@@ -99,8 +102,10 @@ impl Shard {
         }
     }
 
-    /// Makes one hint that is missing; whether one was.
-    fn make_hint(&self, turn: &mut Turn, pace: &mut Pace) -> Result<bool, EngineError> {
+    /// Makes one hint that is missing; whether one was. While writers are busy a few files go without: a hint takes the
+    /// processor and the disk as long as a third of what it is about, and is worth most when the log rests.
+    fn make_hint(&self, turn: &mut Turn, now: Duration, pace: &mut Pace) -> Result<bool, EngineError> {
+        let busy = turn.sees_writers(self.tail_gsn(), now) && !self.shared.manual();
         let applied = self.applied();
         let view = self.view.load_full();
         let due = |segment: &&Arc<Segment>| {
@@ -110,13 +115,16 @@ impl Shard {
                 && segment.end().is_some_and(|end| end.last.last.gsn <= applied)
                 && !turn.unfit.contains(&segment.id())
         };
+        if busy && view.segments.iter().flatten().filter(due).count() <= HINTS_BEHIND {
+            return Ok(false);
+        }
         let Some(segment) = view.segments.iter().flatten().filter(due).min_by_key(|s| (s.base_gsn(), s.id())) else {
             return Ok(false);
         };
         let hint = hint_of(&self.shared, segment).inspect_err(|_| {
             turn.unfit.insert(segment.id());
         })?;
-        segment.set_keys(FileKeys::of(&hint));
+        segment.set_keys(FileKeys::of(hint));
         pace.spend(segment.written());
         count(&self.housekeeping.done.hints, 1);
         Ok(true)

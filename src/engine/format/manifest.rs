@@ -25,6 +25,21 @@ pub(crate) struct FileEntry {
     pub(crate) before: LogTail,
     /// Where it ends, once that is known and durable.
     pub(crate) end: Option<FileEnd>,
+    /// Whether it was made ahead of its use, as the log's next segment: `before` says nothing yet, and the file is
+    /// zeros until it is used; then its header says where it begins.
+    pub(crate) prepared: bool,
+}
+
+impl FileEntry {
+    /// A segment of the log that is appended to.
+    pub(crate) fn active(id: u32, before: LogTail) -> Self {
+        Self { id, compacted: false, before, end: None, prepared: false }
+    }
+
+    /// A file for the log's next segment.
+    pub(crate) fn prepared(id: u32) -> Self {
+        Self { prepared: true, ..Self::active(id, LogTail::default()) }
+    }
 }
 
 /// Where a file ends.
@@ -52,7 +67,7 @@ pub(crate) struct Manifest {
     /// What was durable: an entry up to here that does not verify is corruption, not a torn tail.
     pub(crate) mark: LogTail,
     pub(crate) epochs: EpochTable,
-    /// Log files by gsn, then outputs of compaction.
+    /// Log files, then outputs of compaction.
     pub(crate) files: Vec<FileEntry>,
     /// Files that a full sync brought: their headers and notes name the id they had where they were written.
     pub(crate) adopted: BTreeSet<u32>,
@@ -66,6 +81,23 @@ impl Manifest {
     /// The file's name.
     pub(crate) fn name(seq: u64) -> String {
         format!("MANIFEST-{seq:010}")
+    }
+
+    /// Adds a file of the log: they come before the outputs of compaction.
+    pub(crate) fn add_log_file(&mut self, file: FileEntry) {
+        let at = self.files.iter().take_while(|file| !file.compacted).count();
+        self.files.insert(at, file);
+    }
+
+    /// The files that were made ahead.
+    pub(crate) fn prepared(&self) -> Vec<u32> {
+        self.files.iter().filter(|file| file.prepared).map(|file| file.id).collect()
+    }
+
+    /// Lists some files no more.
+    pub(crate) fn drop_files(&mut self, ids: &[u32]) {
+        self.files.retain(|file| !ids.contains(&file.id));
+        self.drops.extend(ids);
     }
 
     /// The number in a manifest's file name.
@@ -85,7 +117,7 @@ impl Manifest {
         }
         for file in &self.files {
             let end = file.end.unwrap_or(FileEnd { len: 0, last: LogTail::default() });
-            w.u32(file.id).u8(u8::from(file.compacted)).u8(u8::from(file.end.is_some()));
+            w.u32(file.id).u8(u8::from(file.compacted)).u8(u8::from(file.end.is_some()) | u8::from(file.prepared) << 1);
             w.u16(u16::from(self.adopted.contains(&file.id)));
             w.u64(file.before.last.gsn).u64(file.before.last.epoch).u32(file.before.chain).u32(end.last.chain);
             w.u64(end.len).u64(end.last.last.gsn).u64(end.last.last.epoch);
@@ -172,13 +204,14 @@ impl Manifest {
 impl FileEntry {
     /// The entry, and whether a full sync brought the file.
     fn read(r: &mut Reader<'_>) -> Result<(Self, bool), Short> {
-        let (id, compacted, ended, adopted) = (r.u32()?, r.u8()? != 0, r.u8()? != 0, r.u16()? != 0);
+        let (id, compacted, state, adopted) = (r.u32()?, r.u8()? != 0, r.u8()?, r.u16()? != 0);
+        let (ended, prepared) = (state & 1 != 0, state & 2 != 0);
         let (gsn, epoch, chain, last_chain) = (r.u64()?, r.u64()?, r.u32()?, r.u32()?);
         let (len, last_gsn, last_epoch) = (r.u64()?, r.u64()?, r.u64()?);
         let last = LogTail { last: LogPosition { epoch: last_epoch, gsn: last_gsn }, chain: last_chain };
         let before = LogTail { last: LogPosition { epoch, gsn }, chain };
         let end = ended.then_some(FileEnd { len, last });
-        Ok((Self { id, compacted, before, end }, adopted))
+        Ok((Self { id, compacted, before, end, prepared }, adopted))
     }
 }
 
@@ -205,8 +238,9 @@ mod tests {
                     compacted: false,
                     before: tail(1, 4, 1),
                     end: Some(FileEnd { len: 640, last: tail(2, 21, 2) }),
+                    prepared: false,
                 },
-                FileEntry { id: 8, compacted: false, before: tail(2, 21, 2), end: None },
+                FileEntry { prepared: true, ..FileEntry::active(8, tail(2, 21, 2)) },
             ],
             adopted: BTreeSet::from([7]),
             drops: vec![6],
@@ -236,7 +270,7 @@ mod tests {
         for word in [640u64, 21, 2] {
             golden.extend_from_slice(&word.to_le_bytes());
         }
-        golden.extend_from_slice(&[8, 0, 0, 0, 0, 0, 0, 0]);
+        golden.extend_from_slice(&[8, 0, 0, 0, 0, 2, 0, 0]);
         golden.extend_from_slice(&21u64.to_le_bytes());
         golden.extend_from_slice(&2u64.to_le_bytes());
         golden.extend_from_slice(&[2, 0, 0, 0, 0, 0, 0, 0]);

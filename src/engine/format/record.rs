@@ -84,7 +84,32 @@ impl Draft<'_> {
     /// The caller has checked that key and value fit their length fields.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) -> u32 {
         let start = out.len();
-        let mut header = [0; HEADER_BYTES];
+        out.resize(start + self.len(), 0);
+        self.fill(&mut out[start..]);
+        crc32c(&out[start + HEADER_BYTES..])
+    }
+
+    /// The CRC of its body, computed where its parts lie.
+    pub(crate) fn body_crc(&self) -> u32 {
+        let crc = self.expires_ms.map_or(0, |expires_ms| crc32c(&expires_ms.to_le_bytes()));
+        let crc = crc32c_extend(crc32c_extend(crc, self.key), self.value);
+        crc32c_extend(crc, &[0; 8][..self.padding()])
+    }
+
+    /// Writes the finished record to where it belongs, which is as long as it; answers its crc.
+    pub(crate) fn write(&self, to: &mut [u8], gsn: Gsn, body_crc: u32) -> u32 {
+        self.fill(to);
+        stamp(to, gsn, body_crc)
+    }
+
+    fn padding(&self) -> usize {
+        self.len() - HEADER_BYTES - self.key.len() - self.value.len() - if self.expires_ms.is_some() { 8 } else { 0 }
+    }
+
+    /// Everything but gsn and crc.
+    fn fill(&self, to: &mut [u8]) {
+        let (header, body) = to.split_at_mut(HEADER_BYTES);
+        header[..12].fill(0);
         header[12..16].copy_from_slice(&(self.value.len() as u32).to_le_bytes());
         header[16..18].copy_from_slice(&(self.key.len() as u16).to_le_bytes());
         header[18..20].copy_from_slice(&self.tree.to_le_bytes());
@@ -92,14 +117,19 @@ impl Draft<'_> {
         header[21] = if self.more { MORE } else { 0 } | if self.expires_ms.is_some() { EXPIRES } else { 0 };
         header[22] = u8::from(self.expires_ms.is_some());
         header[23] = self.value_type;
-        out.extend_from_slice(&header);
-        if let Some(expires_ms) = self.expires_ms {
-            out.extend_from_slice(&expires_ms.to_le_bytes());
-        }
-        out.extend_from_slice(self.key);
-        out.extend_from_slice(self.value);
-        out.resize(start + self.len(), 0);
-        crc32c(&out[start + HEADER_BYTES..])
+        let body = match self.expires_ms {
+            Some(expires_ms) => {
+                let (ext, rest) = body.split_at_mut(8);
+                ext.copy_from_slice(&expires_ms.to_le_bytes());
+                rest
+            }
+            None => body,
+        };
+        let (key, rest) = body.split_at_mut(self.key.len());
+        key.copy_from_slice(self.key);
+        let (value, padding) = rest.split_at_mut(self.value.len());
+        value.copy_from_slice(self.value);
+        padding.fill(0);
     }
 
     /// Appends the finished record.
@@ -230,6 +260,12 @@ impl<'a> Record<'a> {
 
     pub(crate) fn tree(&self) -> u16 {
         u16::from_le_bytes([self.bytes[18], self.bytes[19]])
+    }
+
+    /// Whether it is an entry of this key.
+    #[inline]
+    pub(crate) fn is_of(&self, tree: u16, key: &[u8]) -> bool {
+        self.kind.is_entry() && self.tree() == tree && self.key() == key
     }
 
     pub(crate) fn flags(&self) -> u8 {

@@ -249,6 +249,7 @@ impl Shard {
                 compacted: s.segment.header.compacted,
                 before: s.before,
                 end: Some(s.end),
+                prepared: false,
             })
             .collect();
         let next_file_id = new.iter().chain(&dropped).map(|id| id.saturating_add(1)).max().unwrap_or(1);
@@ -274,6 +275,7 @@ impl Shard {
             let mut log = self.log.lock();
             let freed = log.install(g0, manifest.epoch_table.clone(), staged.len() as u32);
             log.next_file_id = log.next_file_id.max(next_file_id);
+            self.spares.store(0, Ordering::Relaxed);
             shared.memory_bytes.fetch_sub(freed, Ordering::Relaxed);
             self.view.store(Arc::new(view));
             for position in [&self.tail_gsn, &self.synced_gsn, &self.commit_gsn, &self.applied_gsn] {

@@ -96,6 +96,9 @@ impl Shard {
         let mut listed: Vec<Arc<Segment>> = Vec::new();
         for file in &manifest.files {
             let segment = view.segments.iter().flatten().find(|segment| segment.id() == file.id);
+            if segment.is_none() && file.prepared {
+                continue;
+            }
             let Some(segment) = segment else {
                 let what = format!("{} is listed but not open", Segment::file_name(file.id));
                 return Err(EngineError::Corrupt { shard: self.id, what });

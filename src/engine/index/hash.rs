@@ -171,12 +171,42 @@ impl HashIndex {
             };
         }
         let buckets = self.state.load(Ordering::Relaxed) & COUNT_MASK;
-        self.add(&mut writer, self.primary.get(bucket_of(hash, buckets)), word);
-        let len = self.len.fetch_add(1, Ordering::Relaxed) + 1;
-        if len * 100 > buckets * FILL_PER_HUNDRED && buckets < COUNT_MASK {
-            self.split(&mut writer);
-        }
+        self.insert(&mut writer, self.primary.get(bucket_of(hash, buckets)), buckets, word);
         true
+    }
+
+    fn insert(&self, writer: &mut Writer, start: &Bucket, buckets: u64, word: u64) {
+        self.add(writer, start, word);
+        let len = self.len.load(Ordering::Relaxed) + 1;
+        self.len.store(len, Ordering::Relaxed);
+        if len * 100 > buckets * FILL_PER_HUNDRED && buckets < COUNT_MASK {
+            self.split(writer);
+        }
+    }
+
+    /// Points the key with this hash, which `is_it` recognises, to `new`; if it is not there, calls `coming` and adds it.
+    /// No entry moves meanwhile.
+    #[inline]
+    pub(crate) fn put(&self, hash: u64, new: Location, mut is_it: impl FnMut(Location) -> bool, coming: impl FnOnce()) {
+        let (wanted, word) = (tag(hash), word(hash, new));
+        let mut writer = self.writer.lock();
+        let buckets = self.state.load(Ordering::Relaxed) & COUNT_MASK;
+        let start = self.primary.get(bucket_of(hash, buckets));
+        let mut at = Some(start);
+        while let Some(bucket) = at {
+            let mut matches = bucket.matches(wanted);
+            while matches != 0 {
+                let slot = &bucket.slots[matches.trailing_zeros() as usize];
+                matches &= matches - 1;
+                if is_it(Location::unpack(slot.load(Ordering::Relaxed))) {
+                    slot.store(word, Ordering::Release);
+                    return;
+                }
+            }
+            at = self.next(bucket);
+        }
+        coming();
+        self.insert(&mut writer, start, buckets, word);
     }
 
     /// Removes the entry `(hash, location)`; `false` if it is not there.

@@ -16,7 +16,7 @@ use crate::engine::format::shard_meta::{SHARD_META_MAGIC, ShardMeta};
 use crate::engine::format::slots::{self, SLOT_BYTES};
 use crate::engine::full_sync::{is_aside, is_staging};
 use crate::engine::index::MAX_SEGMENT_BYTES;
-use crate::engine::recovery::{Found, Scan, Stop, scan};
+use crate::engine::recovery::{Found, Scan, Stop, scan, vouched_in};
 use crate::engine::segment::Segment;
 use crate::engine::shard_state::ShardState;
 use crate::ident::ClusterId;
@@ -256,6 +256,9 @@ impl Inspector<'_> {
 
     /// Reads a file that the manifest lists; what it is to the log.
     fn listed(&mut self, entry: &FileEntry, name: &str, adopted: bool, log_floor: u64) -> Option<LogFile> {
+        if entry.prepared && self.is_unused(entry.id, name) {
+            return None;
+        }
         let (bytes, header, file_bytes) = self.open(name)?;
         let before = header.before();
         if header.file_id != entry.id && !adopted {
@@ -274,7 +277,7 @@ impl Inspector<'_> {
             let what = format!("it belongs to cluster {:032x}", header.cluster_id);
             self.tell(Severity::Unsound, name, Some(16), what);
         }
-        if !header.compacted && before != entry.before {
+        if !header.compacted && !entry.prepared && before != entry.before {
             let what = format!("it begins after {before:?}, the manifest says {:?}", entry.before);
             self.tell(Severity::Unsound, name, Some(40), what);
         }
@@ -300,6 +303,22 @@ impl Inspector<'_> {
             self.tell(Severity::Unsound, name, Some(file.scan.end), what);
         }
         None
+    }
+
+    /// Whether no segment has begun in a file that was made ahead; told.
+    fn is_unused(&mut self, id: u32, name: &str) -> bool {
+        let Ok((bytes, _)) = read_some(self.disk, &self.dir.join(name), MAX_SEGMENT_BYTES) else { return false };
+        if SegmentHeader::decode(&bytes).is_ok() {
+            return false;
+        }
+        if bytes.iter().all(|&b| b == 0) {
+            self.tell(Severity::Note, name, None, "made for the log's next segment, which has not begun");
+        } else {
+            let vouched = vouched_in(&bytes, id);
+            let what = format!("a segment began in it and its header is lost; marks in it vouch for gsn {vouched}");
+            self.tell(Severity::Torn, name, Some(0), what);
+        }
+        true
     }
 
     /// Reads a file that the manifest does not list, for what it tells.

@@ -14,13 +14,13 @@ mod scan;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 pub(crate) use load::load;
-pub(crate) use scan::{Found, Scan, Stop, scan};
+pub(crate) use scan::{Found, Scan, Stop, scan, vouched_in, walk};
 
 use super::compaction::Housekeeping;
 use super::error::EngineError;
@@ -40,10 +40,10 @@ use super::overlay::ENTRY_BYTES;
 use super::segment::{Segment, View, io_error};
 use super::shard::Shard;
 use super::shard_state::ShardState;
-use super::shared::Shared;
+use super::shared::{Shared, is_full};
 use super::tree::TreeInfo;
 use crate::disk::{Disk, DiskFile, FaultNote};
-use crate::position::{EpochTable, LogPosition, LogTail};
+use crate::position::{EpochTable, Gsn, LogPosition, LogTail};
 
 /// A shard whose files were read, its index not yet built.
 pub(crate) struct Read {
@@ -52,6 +52,9 @@ pub(crate) struct Read {
     files: Files,
     log: Vec<(Arc<Segment>, Scan)>,
     cold: Vec<Arc<Segment>>,
+    /// Files made for a next segment that did not begin, and the gsn that notes in them vouch for all the same.
+    unused: Vec<u32>,
+    vouched: Gsn,
     /// Set when the log has to be cut: in which slot, at which offset.
     cut: Option<(u32, u64)>,
     tail: LogTail,
@@ -117,6 +120,8 @@ pub(crate) fn read(
         files: Files::unreadable(id, "not read".into()),
         log: Vec::new(),
         cold: Vec::new(),
+        unused: Vec::new(),
+        vouched: 0,
         cut: None,
         tail: LogTail::default(),
         commit: 0,
@@ -139,6 +144,7 @@ pub(crate) fn read(
             read.files.set_void(true);
             read.log.clear();
             read.cold.clear();
+            read.unused.clear();
             read.trees.clear();
             read.cut = None;
             (read.tail, read.commit) = (LogTail::default(), 0);
@@ -350,6 +356,10 @@ impl Read {
                     self.committed_time_ms = self.committed_time_ms.max(committed_time_ms);
                     self.trees.extend(trees);
                 }
+                FileRead::Unused { id, vouched } => {
+                    self.unused.push(id);
+                    self.vouched = self.vouched.max(vouched);
+                }
             }
         }
         self.log.sort_by_key(|(segment, _)| (segment.base_gsn(), segment.id()));
@@ -413,8 +423,9 @@ impl Read {
             tracing::warn!(shard = self.id, gsn = tail.last.gsn, stop = ?scan.stop, "the log's torn tail is cut");
             self.cut = Some((segment.slot, scan.end));
         }
-        if tail.last.gsn < manifest.mark.last.gsn {
-            return unsound(format!("the log ends at {}, but {} was durable", tail.last.gsn, manifest.mark.last.gsn));
+        let durable = manifest.mark.last.gsn.max(self.vouched);
+        if tail.last.gsn < durable {
+            return unsound(format!("the log ends at {}, but {durable} was durable", tail.last.gsn));
         }
         self.tail = tail;
         Ok(())
@@ -500,6 +511,7 @@ impl Read {
             housekeeping: Housekeeping::default(),
             log: Mutex::new(log),
             view: ArcSwap::from_pointee(view),
+            spares: AtomicUsize::new(0),
             ready: AtomicBool::new(ready),
             staging: AtomicBool::new(false),
             synced_gsn: AtomicU64::new(tail),
@@ -513,6 +525,16 @@ impl Read {
             let mut log = shard.log.lock();
             shard.cut_files(&mut files, &mut log, self.tail, slot, offset)?;
         }
+        if !self.unused.is_empty() {
+            let mut files = shard.files.lock();
+            match files.switch(shared, &shard.dir, |manifest| manifest.drop_files(&self.unused)) {
+                Ok(()) => Files::unlink(shared, &shard.dir, self.unused),
+                Err(error) if is_full(&error) => {
+                    tracing::warn!(shard = shard.id, %error, "a file made ahead stays until there is room to drop it");
+                }
+                Err(error) => return Err(error),
+            }
+        }
         Ok(shard)
     }
 }
@@ -521,6 +543,8 @@ impl Read {
 enum FileRead {
     /// Part of the log; `lost`: the page cache shows another one than the disk holds.
     Log { segment: Arc<Segment>, scan: Scan, lost: bool },
+    /// Made for a segment that did not begin, or whose beginning was lost.
+    Unused { id: u32, vouched: Gsn },
     /// Data only.
     Cold { segment: Arc<Segment>, committed_time_ms: u64, trees: Vec<TreeInfo> },
 }
@@ -539,7 +563,16 @@ fn read_segment(
     let mut head = [0; 64];
     let got = file.read_at(&mut head, 0).map_err(io_error("read", &path))?;
     let name = Segment::file_name(entry.id);
-    let header = SegmentHeader::decode(&head[..got]).map_err(|e| Unsound(format!("{name}: {e}")))?;
+    let header = match SegmentHeader::decode(&head[..got]) {
+        Ok(header) => header,
+        // Its header was as durable as what is behind it.
+        Err(_) if entry.prepared => {
+            file.sync_data().map_err(io_error("sync", &path))?;
+            let vouched = vouched_in(&read_uncached(&file, &path, len)?, entry.id);
+            return Ok(FileRead::Unused { id: entry.id, vouched });
+        }
+        Err(error) => return unsound(format!("{name}: {error}")),
+    };
     let cluster = *shared.cluster_id.read();
     let adopted = manifest.adopted.contains(&entry.id);
     if (header.file_id != entry.id && !adopted) || header.shard != shard || header.compacted != entry.compacted {
@@ -548,7 +581,7 @@ fn read_segment(
     if header.cluster_id != 0 && cluster != 0 && header.cluster_id != cluster {
         return unsound(format!("{name} belongs to cluster {:032x}", header.cluster_id));
     }
-    if header.before() != entry.before {
+    if header.before() != entry.before && !entry.prepared {
         return unsound(format!("{name} begins after {:?}, the manifest says {:?}", header.before(), entry.before));
     }
     if let Some(end) = entry.end
@@ -579,7 +612,7 @@ fn read_segment(
             let epochs = manifest.epochs.starts().iter().copied();
             let inside = |start: &LogPosition| (entry.before.last.gsn + 1..=end.last.last.gsn).contains(&start.gsn);
             let scan = Scan::of_committed(&end, hint.committed_time_ms, epochs.filter(inside).collect());
-            segment.set_keys(FileKeys::of(&hint));
+            segment.set_keys(FileKeys::of(hint));
             return Ok(FileRead::Log { segment, scan, lost: false });
         }
     } else if entry.compacted {
@@ -602,9 +635,10 @@ fn read_cold(shared: &Arc<Shared>, segment: Arc<Segment>) -> Result<FileRead, Tr
     })?;
     let catalogs = hint.entries().filter(|entry| entry.kind == Kind::Catalog);
     let trees = catalogs.filter_map(|entry| decode_catalog(&segment.peek(entry.offset_bytes)?)).collect();
-    segment.set_keys(FileKeys::of(&hint));
+    let committed_time_ms = hint.committed_time_ms;
+    segment.set_keys(FileKeys::of(hint));
     segment.set_cold();
-    Ok(FileRead::Cold { segment, committed_time_ms: hint.committed_time_ms, trees })
+    Ok(FileRead::Cold { segment, committed_time_ms, trees })
 }
 
 fn read_uncached(file: &Arc<dyn DiskFile>, path: &Path, len: u64) -> Result<Vec<u8>, EngineError> {

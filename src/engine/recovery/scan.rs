@@ -124,7 +124,7 @@ pub(crate) fn scan(bytes: &[u8], header: &SegmentHeader, len: Option<u64>) -> Sc
         at = next;
     };
     if matches!(stop, Stop::Broken(_)) {
-        found.look_behind(bytes, at + 8, header.file_id);
+        found.vouched = found.vouched.max(marks_behind(bytes, at + 8, header.file_id));
     }
     let whole = found.entries.iter().rposition(|entry| entry.batch_end).map_or(0, |last| last + 1);
     found.entries.truncate(whole);
@@ -157,6 +157,40 @@ fn scan_compacted(bytes: &[u8], header: &SegmentHeader, len: Option<u64>) -> Sca
         found.end = at as u64;
     };
     found
+}
+
+/// Visits every record of a segment that has ended, notes included, with its offset. An error says that it is not what
+/// ends so: every checksum is checked, and the chain over all entries.
+pub(crate) fn walk(
+    bytes: &[u8],
+    header: &SegmentHeader,
+    end: &FileEnd,
+    mut visit: impl FnMut(u64, &Record<'_>),
+) -> Result<(), String> {
+    let bytes = bytes.get(..end.len as usize).ok_or("it is shorter than the manifest says")?;
+    let before = header.before();
+    let (mut gsn, mut running) = (before.last.gsn, before.chain);
+    let mut at = SEGMENT_HEADER_BYTES as usize;
+    while at < bytes.len() {
+        let record = match Record::parse(&bytes[at..]) {
+            Parsed::Record(record) => record,
+            Parsed::Nothing => return Err(format!("nothing at {at} where gsn {} or the end is due", gsn + 1)),
+            Parsed::Invalid(why) => return Err(format!("{why} at {at} where gsn {} or the end is due", gsn + 1)),
+        };
+        if record.kind().is_entry() {
+            if record.gsn() <= gsn || (record.gsn() > gsn + 1 && !header.compacted) {
+                return Err(format!("gsn {} at {at} where {} is due", record.gsn(), gsn + 1));
+            }
+            gsn = record.gsn();
+            running = chain(running, record.crc());
+        }
+        visit(at as u64, &record);
+        at += record.len();
+    }
+    if (gsn, running) != (end.last.last.gsn, end.last.chain) {
+        return Err(format!("it ends with gsn {gsn} and chain {running:08x}, {:?} is due", end.last));
+    }
+    Ok(())
 }
 
 fn behind(bytes: &[u8], at: usize, why: &str) -> Stop {
@@ -215,25 +249,28 @@ impl Scan {
             self.contradiction = Some(format!("{who} says {stated:?}, the entries say {own:?}"));
         }
     }
+}
 
-    /// Looks for sound notes from `from` on, by steps of 8 bytes.
-    fn look_behind(&mut self, bytes: &[u8], from: usize, file_id: u32) {
-        for at in (from..bytes.len().saturating_sub(HEADER_BYTES)).step_by(8) {
-            let kind = bytes[at + 20];
-            if kind != Kind::Mark as u8 && kind != Kind::Seal as u8 {
-                continue;
-            }
-            let Parsed::Record(record) = Record::parse(&bytes[at..]) else { continue };
-            let vouched = match record.kind() {
-                Kind::Mark => Mark::decode(&record)
-                    .ok()
-                    .filter(|mark| mark.file_id == file_id && mark.offset == at as u64)
-                    .map(|mark| mark.durable.last.gsn),
-                // A SEAL vouches only for what its place in the log implies; it may have survived a crash
-                // that what stands before it did not. It counts where the next segment was opened upon it.
-                _ => None,
-            };
-            self.vouched = self.vouched.max(vouched.unwrap_or(0));
+/// Largest gsn that sound marks anywhere in a segment's file, which may have no header, say was durable.
+pub(crate) fn vouched_in(bytes: &[u8], file_id: u32) -> Gsn {
+    marks_behind(bytes, SEGMENT_HEADER_BYTES as usize, file_id)
+}
+
+/// Looks for sound marks from `from` on, by steps of 8 bytes. A SEAL vouches only for what its place in the log
+/// implies; it may have survived a crash that what stands before it did not. It counts where the next segment was
+/// opened upon it.
+fn marks_behind(bytes: &[u8], from: usize, file_id: u32) -> Gsn {
+    let mut vouched = 0;
+    for at in (from..bytes.len().saturating_sub(HEADER_BYTES)).step_by(8) {
+        if bytes[at + 20] != Kind::Mark as u8 {
+            continue;
+        }
+        if let Parsed::Record(record) = Record::parse(&bytes[at..])
+            && let Ok(mark) = Mark::decode(&record)
+            && (mark.file_id, mark.offset) == (file_id, at as u64)
+        {
+            vouched = vouched.max(mark.durable.last.gsn);
         }
     }
+    vouched
 }

@@ -9,6 +9,7 @@ mod fault;
 mod full_disk;
 mod history;
 mod outcomes;
+mod spare;
 
 use std::path::Path;
 use std::sync::Arc;
