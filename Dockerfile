@@ -3,7 +3,8 @@
 #   docker build -t armdb:0.1.0 .                                       from source, on any machine with Docker
 #   buildah build --build-context build=DIR -t armdb:0.1.0 .            around DIR/armdb, a binary that is built already
 #
-# The binary must be static: cargo build --release --target x86_64-unknown-linux-gnu with
+# The binary must be static: cargo build --release --no-default-features
+# --target x86_64-unknown-linux-gnu with
 # RUSTFLAGS="-C target-feature=+crt-static".
 
 FROM docker.io/library/rust:1-bookworm AS build
@@ -11,7 +12,7 @@ WORKDIR /src
 COPY . .
 # The target is named so that the flags do not reach build scripts and procedural macros, which cannot be static.
 RUN target=$(rustc -vV | sed -n 's/^host: //p') \
- && RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --bin armdb --target "$target" \
+ && RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --no-default-features --bin armdb --target "$target" \
  && cp "target/$target/release/armdb" /armdb
 
 FROM scratch

@@ -38,6 +38,6 @@ pub mod node;
 pub mod operator;
 pub mod position;
 pub mod replication;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 mod simulation;
 pub mod topology;

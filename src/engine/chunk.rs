@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::format::record::{Kind, Record, chain};
 use crate::position::{Epoch, Gsn, LogTail};
 
 /// Consecutive records of one shard and one epoch, whole batches, without node-local records.
@@ -19,6 +20,72 @@ pub struct LogChunk {
     pub last: LogTail,
     /// The records as on disk, contiguous.
     pub bytes: Bytes,
+}
+
+/// One entry of a chunk, for whoever looks at what is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkEntry {
+    /// Its number.
+    pub gsn: Gsn,
+    /// The chain over everything up to it.
+    pub chain: u32,
+    /// Whether its batch ends with it.
+    pub batch_end: bool,
+    /// What it does.
+    pub op: EntryOp,
+}
+
+/// What an entry does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntryOp {
+    /// Sets a key of a tree.
+    Put {
+        /// The tree's number.
+        tree: u16,
+        /// The key.
+        key: Bytes,
+        /// The value.
+        value: Bytes,
+        /// When it expires: unix milliseconds of committed time.
+        expires_ms: Option<u64>,
+    },
+    /// Removes a key of a tree.
+    Delete {
+        /// The tree's number.
+        tree: u16,
+        /// The key.
+        key: Bytes,
+    },
+    /// Opens an epoch.
+    Barrier,
+    /// Creates a tree.
+    Catalog,
+}
+
+impl LogChunk {
+    /// What it consists of, checksums not verified.
+    pub fn entries(&self) -> Vec<ChunkEntry> {
+        let (mut at, mut chained, mut entries) = (0, self.prev.chain, Vec::new());
+        while let Some(record) = self.bytes.get(at..).and_then(Record::peek) {
+            at += record.len();
+            chained = chain(chained, record.crc());
+            let (tree, key) = (record.tree(), self.bytes.slice_ref(record.key()));
+            let op = match record.kind() {
+                Kind::Put => EntryOp::Put {
+                    tree,
+                    key,
+                    value: self.bytes.slice_ref(record.value()),
+                    expires_ms: record.expires_ms(),
+                },
+                Kind::Delete => EntryOp::Delete { tree, key },
+                Kind::Barrier => EntryOp::Barrier,
+                Kind::Catalog => EntryOp::Catalog,
+                Kind::Mark | Kind::Seal => continue,
+            };
+            entries.push(ChunkEntry { gsn: record.gsn(), chain: chained, batch_end: !record.more(), op });
+        }
+        entries
+    }
 }
 
 /// What the in-memory tail answers.

@@ -374,15 +374,22 @@ impl Engine {
 
     /// Manual background: one step of housekeeping, which makes one hint, raises one log floor or rewrites some
     /// files, without regard to the rate. Whether there was anything to do. An error costs the step, not the
-    /// engine, unless [`Self::failure`] says so; log ages only if [`super::Retention::min_age`] is zero.
+    /// engine, unless [`Self::failure`] says so; log ages by what [`Self::set_now`] was told.
     pub fn compact_step(&self) -> Result<bool, EngineError> {
         self.shared.poison.check()?;
+        let now = self.shared.now();
         for shard in self.shards.iter() {
-            if shard.housekeep(Duration::ZERO, &mut Pace::new(Duration::ZERO))? == Step::Done {
+            if shard.housekeep(now, &mut Pace::new(now))? == Step::Done {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Manual background: how much time has passed since some fixed moment. Retries of housekeeping, the age of log and
+    /// [`Self::hold_log_floor`] count by it; it is zero until it is told.
+    pub fn set_now(&self, now: Duration) {
+        self.shared.set_now(now);
     }
 
     /// Who is told what happens.

@@ -50,7 +50,7 @@ mod wait_cell;
 mod watch;
 
 pub use batch::{Appended, Condition, Expect, Version, WriteBatch, WriteOp};
-pub use chunk::{LogChunk, TailRead};
+pub use chunk::{ChunkEntry, EntryOp, LogChunk, TailRead};
 pub use compaction::{HousekeepingReport, LogKeeper};
 pub use db::{Db, DbEvent, DbOptions, DbPosition, DbScan, DbTree, DbWatch, WriteOutcome};
 pub use error::{AppendError, BelowFloor, ChunkError, EngineError, TruncateError};

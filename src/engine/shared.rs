@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::{Mutex, RwLock};
@@ -49,7 +49,10 @@ pub(crate) struct Shared {
     /// Whether there is enough of it.
     pub(crate) unordered: AtomicBool,
     /// Until when no log floor is raised.
-    pub(crate) floor_hold: Mutex<Option<Instant>>,
+    pub(crate) floor_hold: Mutex<Option<Duration>>,
+    started: Instant,
+    /// What the caller told last, in nanoseconds; only with [`Background::Manual`].
+    told_now: AtomicU64,
     /// Wakes whoever waits for durability or commit.
     pub(crate) progress: WaitCell,
     pub(crate) puts_refused: AtomicBool,
@@ -99,6 +102,8 @@ impl Shared {
             ordering: WaitCell::default(),
             unordered: AtomicBool::new(false),
             floor_hold: Mutex::new(None),
+            started: Instant::now(),
+            told_now: AtomicU64::new(0),
             progress: WaitCell::default(),
             puts_refused: AtomicBool::new(false),
             space: Mutex::default(),
@@ -119,6 +124,20 @@ impl Shared {
 
     pub(crate) fn manual(&self) -> bool {
         self.options.background == Background::Manual
+    }
+
+    /// Time since the engine was opened; with [`Background::Manual`] what the caller told last.
+    pub(crate) fn now(&self) -> Duration {
+        if self.manual() {
+            Duration::from_nanos(self.told_now.load(Ordering::Acquire))
+        } else {
+            self.started.elapsed()
+        }
+    }
+
+    /// Manual background: it is this late.
+    pub(crate) fn set_now(&self, now: Duration) {
+        self.told_now.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Release);
     }
 
     /// Hash of a key: what the index and the hints know it by.

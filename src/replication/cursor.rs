@@ -17,13 +17,20 @@ const CHUNK_BYTES: usize = 1 << 20;
 pub(crate) struct ReplicationCursor {
     shard: Arc<Shard>,
     at: Gsn,
+    chunk_bytes: usize,
     catch_up: Option<ShardLogReader>,
 }
 
 impl ReplicationCursor {
     /// After `at`.
     pub(crate) fn new(shard: Arc<Shard>, at: Gsn) -> Self {
-        Self { shard, at, catch_up: None }
+        Self { shard, at, chunk_bytes: CHUNK_BYTES, catch_up: None }
+    }
+
+    /// With chunks of another size: a simulation has little and wants it in many pieces.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn in_chunks_of(self, chunk_bytes: usize) -> Self {
+        Self { chunk_bytes, ..self }
     }
 
     /// Whether the next chunk comes from files.
@@ -35,11 +42,11 @@ impl ReplicationCursor {
     pub(crate) fn next(&mut self) -> Result<Option<LogChunk>, CursorError> {
         loop {
             let chunk = match &mut self.catch_up {
-                Some(reader) => match reader.next_chunk(CHUNK_BYTES)? {
+                Some(reader) => match reader.next_chunk(self.chunk_bytes)? {
                     Some(chunk) => chunk,
                     None => {
                         self.catch_up = None;
-                        match self.shard.tail_read(self.at, CHUNK_BYTES) {
+                        match self.shard.tail_read(self.at, self.chunk_bytes) {
                             TailRead::Chunk(chunk) => chunk,
                             TailRead::AtEnd => return Ok(None),
                             // It was written and left memory between the two looks: files again.
@@ -50,7 +57,7 @@ impl ReplicationCursor {
                         }
                     }
                 },
-                None => match self.shard.tail_read(self.at, CHUNK_BYTES) {
+                None => match self.shard.tail_read(self.at, self.chunk_bytes) {
                     TailRead::Chunk(chunk) => chunk,
                     TailRead::AtEnd => return Ok(None),
                     TailRead::Overrun => {

@@ -536,24 +536,7 @@ impl MemberState {
         }
         let mut durable = self.core.lock().durable().clone();
         change.apply(&mut durable);
-        self.engine.update_meta(|meta| {
-            meta.cluster_id = durable.cluster_id;
-            meta.lineage = durable.lineage;
-            meta.promised = durable.promised;
-            meta.led = durable.led;
-            meta.init = match durable.init {
-                InitState::None => engine::InitState::None,
-                InitState::Started => engine::InitState::Started,
-                InitState::Done => engine::InitState::Done,
-            };
-            meta.last_config = durable.last_config.as_ref().map(|config| engine::LastConfig {
-                epoch: config.epoch,
-                voters: config.voters.clone(),
-                write_quorum: config.write_quorum,
-                min_voters: config.min_voters,
-            });
-        })?;
-        Ok(())
+        write_durable(&self.engine, &durable)
     }
 
     /// A rule of the protocol was found broken: the shard's data is kept and takes no part any more.
@@ -570,7 +553,30 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn durable_of(meta: &NodeMeta) -> Durable {
+/// Makes what the rules know durable in `node.meta`.
+pub(crate) fn write_durable(engine: &Engine, durable: &Durable) -> Result<(), EngineError> {
+    engine.update_meta(|meta| {
+        meta.cluster_id = durable.cluster_id;
+        meta.lineage = durable.lineage;
+        meta.promised = durable.promised;
+        meta.led = durable.led;
+        meta.init = match durable.init {
+            InitState::None => engine::InitState::None,
+            InitState::Started => engine::InitState::Started,
+            InitState::Done => engine::InitState::Done,
+        };
+        meta.last_config = durable.last_config.as_ref().map(|config| engine::LastConfig {
+            epoch: config.epoch,
+            voters: config.voters.clone(),
+            write_quorum: config.write_quorum,
+            min_voters: config.min_voters,
+        });
+    })?;
+    Ok(())
+}
+
+/// What of `node.meta` the rules know.
+pub(crate) fn durable_of(meta: &NodeMeta) -> Durable {
     Durable {
         cluster_id: meta.cluster_id,
         lineage: meta.lineage,
@@ -603,7 +609,8 @@ pub(crate) fn data_state(state: &ShardState) -> DataState {
     }
 }
 
-fn shard_report(shard: &Shard) -> ShardReport {
+/// A shard as votes and reports tell it.
+pub(crate) fn shard_report(shard: &Shard) -> ShardReport {
     ShardReport {
         state: data_state(&shard.state()),
         tail: shard.tail(),

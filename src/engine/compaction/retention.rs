@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -109,7 +109,7 @@ impl Shard {
         let mut files = self.files.lock();
         let segments = self.log_segments();
         let log = self.log_files(&segments, turn, now);
-        let held = self.shared.floor_hold.lock().is_some_and(|until| Instant::now() < until);
+        let held = self.shared.floor_hold.lock().is_some_and(|until| self.shared.now() < until);
         let full = self.shared.puts_refused.load(Ordering::Acquire);
         let wanted = self.housekeeping.keepers.lowest().filter(|_| !full);
         let retention = &self.shared.options.retention;
@@ -170,10 +170,9 @@ impl Shard {
 impl Engine {
     /// No log floor rises for `at_most`, or until [`Self::release_log_floor`]: for a member that promised an
     /// epoch, whose answer says how far back its log reaches. Once this returns, [`Shard::log_floor`] stays as
-    /// it is. Holding again replaces the time that is left. With [`super::Background::Manual`], too, the time
-    /// is that of the machine's monotonic clock.
+    /// it is. Holding again replaces the time that is left.
     pub fn hold_log_floor(&self, at_most: Duration) {
-        *self.shared().floor_hold.lock() = Instant::now().checked_add(at_most);
+        *self.shared().floor_hold.lock() = self.shared().now().checked_add(at_most);
         for shard in self.shards() {
             // Whoever was about to raise it has done so before this lock is had.
             drop(shard.files.lock());

@@ -413,7 +413,7 @@ impl Controller {
             voters.iter().filter(counts).count()
         };
         let (have, needed) = (valid(&BTreeSet::new()), change.allocated.read_quorum());
-        #[cfg(test)]
+        #[cfg(any(test, feature = "simulation"))]
         let needed = needed - usize::from(self.weakness == Some(super::Weakness::FenceByOneLess));
         let quorum = read_quorum(&f.answers, change.epoch, voters, needed, change.allocated.last_leading);
         let amnesia = quorum == ReadQuorum::Amnesic;
@@ -440,7 +440,7 @@ impl Controller {
                 only: change.plan.only,
                 excluded: &f.excluded,
                 fitness: &fitness,
-                #[cfg(test)]
+                #[cfg(any(test, feature = "simulation"))]
                 longest_wins: self.weakness == Some(super::Weakness::LongestLogWins),
             };
             let counted = f.answers.iter().filter(|(sid, _)| !left_out.contains(sid));

@@ -118,7 +118,7 @@ pub(crate) struct Question<'a> {
     pub(crate) excluded: &'a BTreeSet<Sid>,
     pub(crate) fitness: &'a BTreeMap<Sid, Fitness>,
     /// See `Weakness`.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     pub(crate) longest_wins: bool,
 }
 
@@ -177,7 +177,7 @@ fn targets(answers: &BTreeMap<Sid, Answer>, question: &Question<'_>) -> Result<V
                 )));
             }
             let better = have.tail.last > best.tail.last;
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             let better = if question.longest_wins { have.tail.last.gsn > best.tail.last.gsn } else { better };
             if better {
                 *best = Target { tail: have.tail, donor: sid };

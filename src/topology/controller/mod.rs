@@ -200,12 +200,12 @@ pub struct Controller {
     conditions: Vec<Condition>,
     actions: Vec<Action>,
     deadline: Option<Duration>,
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     weakness: Option<Weakness>,
 }
 
 /// A rule that a simulation leaves out on purpose: one that does not notice proves nothing.
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Weakness {
     /// R5: one answer fewer than R is enough.
@@ -252,13 +252,13 @@ impl Controller {
             conditions: Vec::new(),
             actions: Vec::new(),
             deadline: None,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "simulation"))]
             weakness: None,
         }
     }
 
     /// Leaves a rule out from now on.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn weaken(&mut self, weakness: Weakness) {
         self.weakness = Some(weakness);
     }
