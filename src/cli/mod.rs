@@ -28,6 +28,8 @@ pub mod operator;
 pub mod output;
 pub mod put;
 pub mod scan;
+#[cfg(feature = "simulation")]
+pub mod sim;
 pub mod status;
 pub mod switchover;
 pub mod trees;
@@ -110,6 +112,9 @@ pub enum Command {
     Switchover(switchover::Args),
     #[allow(missing_docs)]
     Adopt(adopt::Args),
+    #[cfg(feature = "simulation")]
+    #[allow(missing_docs)]
+    Sim(sim::Args),
 }
 
 impl Command {
@@ -133,6 +138,8 @@ impl Command {
             Self::Status(args) => status::run(args, global),
             Self::Switchover(args) => switchover::run(args, global),
             Self::Adopt(args) => adopt::run(args, global),
+            #[cfg(feature = "simulation")]
+            Self::Sim(args) => sim::run(args, global),
         }
     }
 

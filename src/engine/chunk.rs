@@ -63,6 +63,14 @@ pub enum EntryOp {
 }
 
 impl LogChunk {
+    /// The same records as if they followed `prev`: what a follower that does not look would take them for.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn onto(self, prev: LogTail) -> Self {
+        let joined = Self { prev, ..self };
+        let chain = joined.entries().last().map_or(prev.chain, |entry| entry.chain);
+        Self { last: LogTail { chain, ..joined.last }, ..joined }
+    }
+
     /// What it consists of, checksums not verified.
     pub fn entries(&self) -> Vec<ChunkEntry> {
         let (mut at, mut chained, mut entries) = (0, self.prev.chain, Vec::new());

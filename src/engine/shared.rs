@@ -128,11 +128,7 @@ impl Shared {
 
     /// Time since the engine was opened; with [`Background::Manual`] what the caller told last.
     pub(crate) fn now(&self) -> Duration {
-        if self.manual() {
-            Duration::from_nanos(self.told_now.load(Ordering::Acquire))
-        } else {
-            self.started.elapsed()
-        }
+        if self.manual() { Duration::from_nanos(self.told_now.load(Ordering::Acquire)) } else { self.started.elapsed() }
     }
 
     /// Manual background: it is this late.

@@ -1,32 +1,51 @@
-//! Topology, the members' rules and the log under one seeded scheduler: everything that goes wrong, by chance.
+//! The product's cores under one seeded scheduler: everything that goes wrong, by chance.
 //!
 //! ```text
-//! world    the scheduler, the network, clients       member   a process over MemberCore and the log rules
-//! driver   a controller process                      log      a shard's log, and what a crash leaves of it
-//! store    the register's store                      oracle   what must hold at every moment
-//! faults   what goes wrong                           wire     what travels
+//! plan     what a seed stands for, and what is left out of it     world     the scheduler, the network
+//! place    where a member runs: its volume, its machine's clock   volume    the crash disk
+//! member   a process over the engine, MemberCore, the log rules   workload  what clients ask for
+//! driver   a controller process                                   store     the register's store
+//! faults   what goes wrong                                        wire      what travels
+//! oracle   what must hold at every moment                         truth     a shard's committed history
+//! run      one seed    search    many    shrink    a failing one made small    coverage    what must have happened
 //! ```
-//! The decisions are the product's own: `Controller`, `MemberCore`, `Quorum`, `reconcile`, `check_append`, `outcome`,
-//! leases. What executes them here is as small as it can be and as unkind as it may be: messages are lost, late,
-//! duplicated and reordered, unsynced entries go with a crash, swaps of the register are done without anybody
-//! learning it. One seed is one history. Not modelled: the engine's files, compaction beyond a floor, time to live.
+//! Decisions and data are the product's own: `Controller`, `MemberCore`, `Quorum`, `reconcile`, leases, terms and cursors,
+//! and the whole `Engine` on an in-memory disk that loses what was not synced. What executes them here is as small as
+//! it can be and as unkind as it may be. No thread, no clock, no random number but the seed's: one seed is one history.
+//! Not here: gRPC, TLS, the client library; real processes have tests of their own.
 
+mod coverage;
 mod driver;
 mod faults;
-mod log;
 mod member;
 mod oracle;
+mod place;
+mod plan;
+mod run;
+#[cfg(test)]
 mod scenarios;
+mod search;
+#[cfg(test)]
 mod seeds;
+mod shrink;
 mod store;
+mod truth;
+mod volume;
 mod wire;
+mod workload;
 mod world;
+
+pub(crate) use coverage::EVENTS;
+pub(crate) use plan::{Cut, Plan};
+pub(crate) use run::run;
+pub(crate) use search::{Search, search};
+pub(crate) use shrink::shrink;
 
 use crate::topology::controller::Weakness;
 
 /// A rule left out on purpose: a simulation that does not notice proves nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mutant {
+pub(crate) enum Mutant {
     /// R2: a promise is answered before it is durable.
     PromiseNotPersisted,
     /// R4: entries of older epochs are committed by counting.
@@ -52,6 +71,33 @@ enum Mutant {
 }
 
 impl Mutant {
+    /// All of them.
+    pub(crate) const ALL: [Self; 11] = [
+        Self::PromiseNotPersisted,
+        Self::CommitsOlderEpochs,
+        Self::AcknowledgesUnsynced,
+        Self::LeaderCountsUnsynced,
+        Self::NoDivergenceCheck,
+        Self::AssembleWithoutPromise,
+        Self::TruncationIsAnAnswer,
+        Self::FenceByOneLess,
+        Self::LongestLogWins,
+        Self::RestartedLeaderIsAQuorum,
+        Self::NoLeaseWait,
+    ];
+
+    /// As it is called on a command line.
+    pub(crate) fn name(self) -> String {
+        let mut name = String::new();
+        for letter in format!("{self:?}").chars() {
+            if letter.is_uppercase() && !name.is_empty() {
+                name.push('-');
+            }
+            name.extend(letter.to_lowercase());
+        }
+        name
+    }
+
     /// What it is to the controllers.
     fn weakness(self) -> Option<Weakness> {
         match self {

@@ -1,39 +1,73 @@
 //! What must hold at every moment, checked against everything that ever happened.
 //!
-//! `truth` is the longest prefix of each shard's log that anybody ever knew to be committed. It only grows; whoever
-//! commits anything must agree with it; whoever leads must have all of it; what a client was told must fit it.
+//! [`Truth`] is the longest prefix of each shard's log that anybody ever knew to be committed. It only grows; whoever
+//! commits anything must agree with it (I2, I5); whoever leads must have all of it (I3, I4); what a client was told must
+//! fit it, and what an index shows must be the fold of it (I6). Logs are compared by their chains, as members do.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use super::log::{BARRIER, Entry, Log, Op};
+use super::truth::{Truth, chunks};
+use crate::engine::{Condition, ScanRange, Shard, ShardState, TreeId, Value};
 use crate::ident::Sid;
-use crate::position::{Epoch, Gsn};
+use crate::position::{Epoch, Gsn, LogPosition};
+
+/// What a client asked for.
+pub(super) type Op = u64;
+
+/// A batch that was appended somewhere.
+#[derive(Debug, Clone)]
+struct Batch {
+    op: Op,
+    first_gsn: Gsn,
+    conditions: Vec<Condition>,
+    /// The committed time that its conditions were judged at.
+    time_ms: u64,
+}
+
+/// What a read must not fall behind: per shard, what any client has seen when it begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) gsns: Vec<Gsn>,
+    /// Largest committed time that a read was answered at.
+    pub(super) times_ms: Vec<u64>,
+}
+
+/// A read as it was taken, before anybody asked for the lease.
+#[derive(Debug, Clone)]
+pub(super) struct Look {
+    pub(super) shard: usize,
+    pub(super) key: Vec<u8>,
+    pub(super) applied: Gsn,
+    pub(super) time_ms: u64,
+    pub(super) value: Option<Value>,
+}
 
 /// What clients were told, and what is committed.
 #[derive(Debug)]
 pub(super) struct Oracle {
-    truth: Vec<Vec<Entry>>,
-    /// The epoch that each of those was counted in first.
-    counted_in: Vec<Vec<Epoch>>,
+    truth: Vec<Truth>,
+    appended: BTreeMap<(usize, LogPosition), Batch>,
+    positions: BTreeMap<Op, (usize, LogPosition)>,
     place: BTreeMap<Op, (usize, Gsn)>,
     leaders: BTreeMap<Epoch, Sid>,
     acknowledged: BTreeSet<Op>,
     never: BTreeSet<Op>,
-    /// Per shard: the highest gsn that an answered client has seen.
-    seen: Vec<Gsn>,
+    seen: Seen,
     violation: Option<String>,
 }
 
 impl Oracle {
     pub(super) fn new(shards: usize) -> Self {
         Self {
-            truth: vec![Vec::new(); shards],
-            counted_in: vec![Vec::new(); shards],
+            truth: (0..shards).map(|_| Truth::default()).collect(),
+            appended: BTreeMap::new(),
+            positions: BTreeMap::new(),
             place: BTreeMap::new(),
             leaders: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             never: BTreeSet::new(),
-            seen: vec![0; shards],
+            seen: Seen { gsns: vec![0; shards], times_ms: vec![0; shards] },
             violation: None,
         }
     }
@@ -49,68 +83,123 @@ impl Oracle {
         }
     }
 
-    /// `who` learnt in `epoch` that `log` is committed up to `commit`.
-    pub(super) fn committed(&mut self, who: Sid, epoch: Epoch, shard: usize, log: &Log, commit: Gsn) {
-        let truth = &mut self.truth[shard];
-        let known = truth.len();
-        let commit = commit as usize;
-        if commit > log.entries().len() {
-            let len = log.entries().len();
-            self.broken(|| format!("{who} calls {commit} of shard {shard} committed and holds only {len}"));
-            return;
+    pub(super) fn truth(&self, shard: usize) -> &Truth {
+        &self.truth[shard]
+    }
+
+    // --- what is written ----------------------------------------------------------------------------------
+
+    /// A leader appended a batch for a client; its conditions held at `time_ms`.
+    pub(super) fn appended(
+        &mut self,
+        op: Op,
+        shard: usize,
+        last: LogPosition,
+        first_gsn: Gsn,
+        conditions: &[Condition],
+        time_ms: u64,
+    ) {
+        let batch = Batch { op, first_gsn, conditions: conditions.to_vec(), time_ms };
+        self.positions.insert(op, (shard, last));
+        if let Some(other) = self.appended.insert((shard, last), batch) {
+            let other = other.op;
+            self.broken(|| format!("writes {other} and {op} both are {last:?} of shard {shard}"));
         }
+    }
+
+    /// `who` learnt in `epoch` that its log of a shard is committed up to `commit`.
+    pub(super) fn committed(&mut self, who: Sid, epoch: Epoch, number: usize, shard: &Arc<Shard>, commit: Gsn) {
+        let known = self.truth[number].len();
         if commit <= known {
-            // Compared when it was new; a log that differs below is caught by its leader or at the end.
-            return;
+            return self.agrees(who, number, shard, commit);
         }
-        if log.entries()[..known] != truth[..] {
-            self.broken(|| format!("{who} commits another history of shard {shard} below {known}"));
-            return;
-        }
-        for (gsn, &entry) in (known as Gsn + 1..).zip(&log.entries()[known..commit]) {
-            truth.push(entry);
-            self.counted_in[shard].push(epoch);
-            if entry.op == BARRIER {
-                continue;
-            }
-            if self.place.insert(entry.op, (shard, gsn)).is_some() {
-                let op = entry.op;
-                self.violation.get_or_insert_with(|| format!("write {op} is committed twice"));
-            }
-            if self.never.contains(&entry.op) {
-                let op = entry.op;
-                self.violation.get_or_insert_with(|| {
-                    format!("write {op} was answered \"definitely not\" and is committed as {gsn} of shard {shard}")
+        let read = match chunks(shard, known, commit) {
+            Ok(read) => read,
+            Err(why) => {
+                let tail = shard.tail_gsn();
+                return self.broken(|| {
+                    format!("{who} calls {commit} of shard {number} committed, its log ends at {tail}: {why}")
                 });
+            }
+        };
+        let joins = read.first().is_none_or(|first| {
+            let truth = &self.truth[number];
+            let epoch = truth.at(known).map_or(0, |entry| entry.epoch);
+            (first.prev.chain, first.prev.last) == (truth.chain_at(known), LogPosition::new(epoch, known))
+        });
+        if !joins {
+            return self.broken(|| format!("{who} commits another history of shard {number} below {known}"));
+        }
+        for chunk in &read {
+            for entry in chunk.entries().iter().filter(|entry| entry.gsn <= commit) {
+                self.truth[number].push(chunk.epoch, epoch, entry);
+                if entry.batch_end {
+                    self.settled(number, LogPosition::new(chunk.epoch, entry.gsn));
+                }
+            }
+        }
+        if self.truth[number].at(commit).is_some_and(|last| !last.batch_end) {
+            self.broken(|| format!("{who} calls {commit} of shard {number} committed, which is inside a batch"));
+        }
+    }
+
+    /// The batch that ends at `last` is committed.
+    fn settled(&mut self, shard: usize, last: LogPosition) {
+        let Some(batch) = self.appended.get(&(shard, last)).cloned() else { return };
+        let op = batch.op;
+        if self.place.insert(op, (shard, last.gsn)).is_some() {
+            self.broken(|| format!("write {op} is committed twice"));
+        }
+        if self.never.contains(&op) {
+            self.broken(|| {
+                format!("write {op} was answered \"definitely not\" and is committed as {last:?} of shard {shard}")
+            });
+        }
+        for condition in &batch.conditions {
+            if !self.truth[shard].holds(&condition.key, condition.expect, batch.first_gsn - 1, batch.time_ms) {
+                self.broken(|| format!("write {op} was done although its condition {condition:?} did not hold"));
             }
         }
     }
 
-    /// `who` follows with a log whose commit it was told: it must agree with everybody's.
-    pub(super) fn agrees(&mut self, who: Sid, shard: usize, log: &Log, commit: Gsn) {
-        let commit = commit as usize;
-        let truth = &self.truth[shard];
+    /// `who` calls `commit` committed: its log must be everybody's up to there.
+    pub(super) fn agrees(&mut self, who: Sid, number: usize, shard: &Shard, commit: Gsn) {
+        let truth = &self.truth[number];
         let common = commit.min(truth.len());
-        if log.entries().len() < common || log.entries()[..common] != truth[..common] {
-            self.broken(|| format!("{who} lost or changed committed entries of shard {shard} below {common}"));
+        let tail = shard.tail();
+        if tail.last.gsn < common {
+            return self.broken(|| format!("{who} lost committed entries of shard {number} below {common}"));
+        }
+        let chain = match shard.chain_at(common) {
+            Ok(Some(chain)) => chain,
+            // Below what its log still holds.
+            Ok(None) if common + 1 < shard.log_floor() => return,
+            other => return self.broken(|| format!("{who} cannot tell its shard {number} at {common}: {other:?}")),
+        };
+        if chain != truth.chain_at(common) {
+            self.broken(|| format!("{who} changed committed entries of shard {number} below {common}"));
         }
     }
 
     /// `who` leads `epoch`.
-    pub(super) fn leads(&mut self, who: Sid, epoch: Epoch, logs: &[Log]) {
+    pub(super) fn leads(&mut self, who: Sid, epoch: Epoch, shards: &[Arc<Shard>]) {
         let first = *self.leaders.entry(epoch).or_insert(who);
         if first != who {
             self.broken(|| format!("epoch {epoch} has two leaders, {first} and {who}"));
         }
-        for (shard, log) in logs.iter().enumerate() {
+        for (number, shard) in shards.iter().enumerate() {
             // A late PROMOTE of an epoch that is over makes a leader that can commit nothing: what later epochs
             // committed it need not have.
-            let want = self.counted_in[shard].iter().rposition(|&e| e < epoch).map_or(0, |last| last + 1);
-            let truth = &self.truth[shard][..want];
-            if log.entries().len() < want || log.entries()[..want] != *truth {
-                let have = log.entries().len();
+            let entries = &self.truth[number].entries;
+            let want = entries.iter().rposition(|e| e.counted_in < epoch).map_or(0, |last| last as Gsn + 1);
+            let have = shard.tail_gsn();
+            let same = shard.chain_at(want).ok().flatten().map(|chain| chain == self.truth[number].chain_at(want));
+            if have < want || same == Some(false) {
                 self.broken(|| {
-                    format!("{who} leads epoch {epoch} without all of shard {shard}: {want} are committed, it has {have} or others")
+                    format!(
+                        "{who} leads epoch {epoch} without all of shard {number}: {want} are committed, it has {have} \
+                         or others"
+                    )
                 });
             }
         }
@@ -124,10 +213,12 @@ impl Oracle {
         }
     }
 
+    // --- what clients were told ---------------------------------------------------------------------------
+
     /// A client was told that `op` is done, at `gsn`.
     pub(super) fn acknowledge(&mut self, op: Op, shard: usize, gsn: Gsn) {
         self.acknowledged.insert(op);
-        self.seen[shard] = self.seen[shard].max(gsn);
+        self.seen.gsns[shard] = self.seen.gsns[shard].max(gsn);
         if self.place.get(&op) != Some(&(shard, gsn)) {
             self.broken(|| format!("write {op} was acknowledged as {gsn} of shard {shard} and is not committed there"));
         }
@@ -144,36 +235,109 @@ impl Oracle {
         }
     }
 
-    /// What a read that begins now must show, per shard.
-    pub(super) fn seen(&self) -> Vec<Gsn> {
+    /// A client was told that a condition does not hold, judged against the entry `judged_at` at `time_ms`.
+    pub(super) fn refused(&mut self, op: Op, shard: usize, condition: &Condition, judged_at: Gsn, time_ms: u64) {
+        self.never(op);
+        self.seen.gsns[shard] = self.seen.gsns[shard].max(judged_at);
+        if self.truth[shard].len() < judged_at {
+            self.broken(|| format!("the condition of write {op} was judged by {judged_at}, which is not committed"));
+        } else if self.truth[shard].holds(&condition.key, condition.expect, judged_at, time_ms) {
+            self.broken(|| format!("write {op} was refused although {condition:?} held at {judged_at}"));
+        }
+    }
+
+    /// What a read that begins now must show.
+    pub(super) fn seen(&self) -> Seen {
         self.seen.clone()
     }
 
-    /// A linearizable read was answered from `applied`; when it began, `required` had been seen.
-    pub(super) fn read(&mut self, who: Sid, applied: &[Gsn], required: &[Gsn]) {
-        for (shard, (&have, &want)) in applied.iter().zip(required).enumerate() {
-            if have < want {
-                self.broken(|| format!("{who} answered a read of shard {shard} from {have}, {want} had been seen"));
-            }
-            self.seen[shard] = self.seen[shard].max(have);
+    /// A linearizable read was answered; when it began, `required` had been seen.
+    pub(super) fn read(&mut self, who: Sid, look: &Look, required: &Seen) {
+        let (shard, have, want) = (look.shard, look.applied, required.gsns[look.shard]);
+        if have < want {
+            self.broken(|| format!("{who} answered a read of shard {shard} from {have}, {want} had been seen"));
+        }
+        let (time, known) = (look.time_ms, required.times_ms[shard]);
+        if time < known {
+            self.broken(|| format!("{who} answered a read of shard {shard} at time {time}, {known} had been seen"));
+        }
+        self.seen.gsns[shard] = self.seen.gsns[shard].max(have);
+        self.seen.times_ms[shard] = self.seen.times_ms[shard].max(time);
+        self.shows(who, look);
+    }
+
+    /// What was read is what the history says.
+    pub(super) fn shows(&mut self, who: Sid, look: &Look) {
+        let truth = &self.truth[look.shard];
+        let want = truth.value(&look.key, look.applied, look.time_ms);
+        let have = look.value.as_ref().map(|value| (&value.bytes, value.version));
+        if look.applied > truth.len() || have != want {
+            let (want, have) = (want.map(|(_, version)| version), have.map(|(_, version)| version));
+            let key = String::from_utf8_lossy(&look.key);
+            self.violation.get_or_insert_with(|| {
+                format!("{who} read {key:?} of shard {} at {} as {have:?}, it is {want:?}", look.shard, look.applied)
+            });
         }
     }
 
-    /// Everything that was acknowledged is in `log`.
-    pub(super) fn holds_all(&mut self, who: Sid, shard: usize, log: &Log) {
-        let length = self.truth[shard].len() as Gsn;
-        self.agrees(who, shard, log, length);
-        if log.len() < length {
-            self.broken(|| format!("{who} ends shard {shard} at {} of {length} committed", log.len()));
+    /// I6: the index is the fold of the log.
+    pub(super) fn folds(&mut self, who: Sid, number: usize, shard: &Shard) {
+        if shard.state() != ShardState::Ready {
+            return;
         }
+        let (applied, time_ms) = (shard.applied(), shard.committed_time_ms());
+        let truth = &self.truth[number];
+        if applied > truth.len() {
+            return self.broken(|| format!("{who} shows {applied} of shard {number}, which nobody committed"));
+        }
+        let page = match shard.scan(TreeId::DEFAULT, &ScanRange::all(), 10_000, usize::MAX, time_ms) {
+            Ok(page) => page,
+            Err(error) => return self.broken(|| format!("{who} cannot be scanned: {error}")),
+        };
+        let found: BTreeMap<_, _> = page.entries.iter().map(|(key, v)| (&key[..], (&v.bytes, v.version))).collect();
+        let want: BTreeMap<_, _> =
+            truth.keys().filter_map(|key| Some((&key[..], truth.value(key, applied, time_ms)?))).collect();
+        if found != want {
+            let differs = |key: &&&[u8]| found.get(**key) != want.get(**key);
+            let keys: BTreeSet<&&[u8]> = found.keys().chain(want.keys()).filter(differs).collect();
+            let told: Vec<String> = keys
+                .iter()
+                .map(|key| {
+                    let (have, want) = (found.get(**key).map(|v| v.1), want.get(**key).map(|v| v.1));
+                    format!("{}: {have:?}, want {want:?}", String::from_utf8_lossy(key))
+                })
+                .collect();
+            self.broken(|| format!("the index of {who}, shard {number}, at {applied} is wrong: {}", told.join("; ")));
+        }
+    }
+
+    /// Everything that was acknowledged is in a log.
+    pub(super) fn holds_all(&mut self, who: Sid, number: usize, shard: &Shard) {
+        let length = self.truth[number].len();
+        self.agrees(who, number, shard, length);
+        let have = shard.tail_gsn();
+        if have < length {
+            self.broken(|| format!("{who} ends shard {number} at {have} of {length} committed"));
+        }
+        self.folds(who, number, shard);
+    }
+
+    // --- looking ------------------------------------------------------------------------------------------
+
+    /// Where `op` was appended.
+    #[cfg(test)]
+    pub(super) fn position(&self, op: Op) -> Option<(usize, LogPosition)> {
+        self.positions.get(&op).copied()
     }
 
     /// Whether a client was told that `op` is done.
+    #[cfg(test)]
     pub(super) fn is_acknowledged(&self, op: Op) -> bool {
         self.acknowledged.contains(&op)
     }
 
     /// Whether `op` is committed.
+    #[cfg(test)]
     pub(super) fn is_committed(&self, op: Op) -> bool {
         self.place.contains_key(&op)
     }
@@ -186,5 +350,10 @@ impl Oracle {
     /// How many writes were told to be definitely not done after they had been appended.
     pub(super) fn nevers(&self) -> usize {
         self.never.len()
+    }
+
+    /// How many writes were committed although nobody was told.
+    pub(super) fn untold(&self) -> usize {
+        self.place.keys().filter(|op| !self.acknowledged.contains(op)).count()
     }
 }

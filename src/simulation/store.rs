@@ -11,6 +11,8 @@ pub(super) struct Store {
     decoded: Option<Register>,
     /// Cannot be reached.
     pub(super) out: bool,
+    /// Answers to reads take long.
+    pub(super) slow: bool,
     /// Does what it is told and says that nobody knows.
     pub(super) forgetful: bool,
     earlier: Vec<Register>,
@@ -18,7 +20,15 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn new(version: u64) -> Self {
-        Self { version: version >> 1, state: None, decoded: None, out: false, forgetful: false, earlier: Vec::new() }
+        Self {
+            version: version >> 1,
+            state: None,
+            decoded: None,
+            out: false,
+            slow: false,
+            forgetful: false,
+            earlier: Vec::new(),
+        }
     }
 
     /// The register as it is, for whoever looks from outside.
@@ -53,6 +63,13 @@ impl Store {
         // A register that cannot be written is a fault of whoever made it.
         self.state = Some(register.to_json().unwrap_or_default());
         self.decoded = Some(register);
+    }
+
+    /// Somebody writes what nobody looks at: the version changes.
+    pub(super) fn touch(&mut self) {
+        if self.state.is_some() {
+            self.version += 1;
+        }
     }
 
     /// Deletes the register.

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use super::log::Entry;
-use crate::ident::Sid;
-use crate::position::{Epoch, Gsn, LogTail};
+use bytes::Bytes;
+
+use crate::engine::{LogChunk, SnapshotManifest};
+use crate::ident::{InstanceId, Sid};
+use crate::position::{Epoch, EpochTable, Gsn, LogTail};
 use crate::replication::rules::{LogView, Reconcile};
 use crate::topology::message::{HealthReport, LastConfig, Refusal, Reply, Request};
 
@@ -26,6 +28,14 @@ impl fmt::Display for Address {
     }
 }
 
+/// Who speaks, as a hello shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Speaker {
+    pub(super) sid: Sid,
+    pub(super) open_count: u64,
+    pub(super) instance: InstanceId,
+}
+
 /// What is said.
 #[derive(Debug, Clone)]
 pub(super) enum Message {
@@ -36,27 +46,41 @@ pub(super) enum Message {
     /// Member to controller.
     Report(Box<HealthReport>),
     /// Follower to leader; `nonce` is the stream that is opened with it.
-    Hello { sid: Sid, epoch: Epoch, nonce: u64, views: Vec<LogView> },
+    Hello { speaker: Speaker, epoch: Epoch, nonce: u64, views: Vec<LogView> },
     /// Leader to follower.
     Answer { nonce: u64, epoch: Epoch, leader: Sid, config: LastConfig, shards: Vec<Reconcile>, goal: Vec<Gsn> },
     /// Leader to follower.
-    Chunk { epoch: Epoch, leader: Sid, shard: usize, prev: LogTail, entries: Vec<Entry>, commit: Gsn },
-    /// Leader to follower: a whole copy of what is committed.
-    Copy { nonce: u64, epoch: Epoch, leader: Sid, shard: usize, entries: Vec<Entry> },
+    Chunk { epoch: Epoch, leader: Sid, chunk: LogChunk, commit: Gsn },
     /// Follower to leader.
-    Ack { sid: Sid, epoch: Epoch, nonce: u64, durable: Vec<Gsn> },
+    Ack { sid: Sid, epoch: Epoch, nonce: u64, durable: Vec<Gsn>, applied: Vec<Gsn> },
     /// Leader to follower.
-    Heartbeat { epoch: Epoch, leader: Sid, round: u64, commit: Vec<Gsn>, tails: Vec<Gsn> },
+    Heartbeat {
+        epoch: Epoch,
+        leader: Sid,
+        round: u64,
+        commit: Vec<Gsn>,
+        tails: Vec<Gsn>,
+        shard_time_ms: u64,
+        committed_time_ms: u64,
+    },
     /// Follower to leader.
-    HeartbeatAck { sid: Sid, epoch: Epoch, round: u64 },
+    HeartbeatAck { sid: Sid, epoch: Epoch, round: u64, shard_time_ms: u64 },
     /// Leader to follower: there is no such stream (any more).
     Closed { nonce: u64 },
     /// Someone who was addressed as the leader of an older epoch, or speaks from an older one, learns of a later one.
     Later { epoch: Epoch },
     /// Candidate to donor.
-    Fetch { epoch: Epoch, from: Sid, to: Sid, shard: usize, view: LogView, target: LogTail },
-    /// Donor to candidate.
-    Tail { epoch: Epoch, shard: usize, result: Result<(Gsn, Vec<Entry>), Refusal> },
+    Fetch { epoch: Epoch, to: Sid, shard: usize, tail: LogTail, epochs: EpochTable, target: LogTail },
+    /// Donor to candidate: where to cut, and what follows.
+    Tail { epoch: Epoch, shard: usize, result: Result<(Gsn, Vec<LogChunk>), Refusal> },
+    /// Follower to leader: a snapshot of a shard is wanted; the one that was given last, if `again`.
+    Pin { nonce: u64, epoch: Epoch, sid: Sid, shard: usize, again: bool },
+    /// Leader to follower: what the snapshot consists of.
+    Manifest { nonce: u64, shard: usize, manifest: Box<SnapshotManifest> },
+    /// Follower to leader: a piece of a file is wanted.
+    Ask { nonce: u64, epoch: Epoch, sid: Sid, shard: usize, name: String, offset: u64 },
+    /// Leader to follower.
+    Part { nonce: u64, shard: usize, name: String, offset: u64, bytes: Bytes },
 }
 
 impl Message {
@@ -64,28 +88,31 @@ impl Message {
     pub(super) fn brief(&self) -> Option<String> {
         Some(match self {
             Self::Hello { epoch, views, .. } => {
-                let ends: Vec<_> = views.iter().map(|v| (v.tail.last.epoch, v.tail.last.gsn, v.commit)).collect();
-                format!("hello of epoch {epoch}, (epoch, end, commit) {ends:?}")
+                let ends: Vec<_> =
+                    views.iter().map(|v| (v.state, v.tail.last.epoch, v.tail.last.gsn, v.commit)).collect();
+                format!("hello of epoch {epoch}, (state, epoch, end, commit) {ends:?}")
             }
             Self::Answer { epoch, shards, goal, .. } => format!("answer of epoch {epoch} {shards:?} goal {goal:?}"),
-            Self::Chunk { epoch, shard, prev, entries, .. } => {
-                format!("{} entries of shard {shard} in epoch {epoch} after {:?}", entries.len(), prev.last)
-            }
-            Self::Copy { epoch, shard, entries, .. } => {
-                format!("a copy of shard {shard} in epoch {epoch}, {} entries", entries.len())
+            Self::Chunk { epoch, chunk, .. } => {
+                format!(
+                    "entries {} to {} of shard {} in epoch {epoch}",
+                    chunk.first_gsn, chunk.last.last.gsn, chunk.shard
+                )
             }
             Self::Fetch { epoch, shard, target, .. } => {
                 format!("fetch of shard {shard} in epoch {epoch} to {:?}", target.last)
             }
             Self::Tail { epoch, shard, result } => {
-                format!(
-                    "tail of shard {shard} in epoch {epoch}: {:?}",
-                    result.as_ref().map(|(from, e)| (from, e.len()))
-                )
+                let given = result.as_ref().map(|(from, chunks)| (from, chunks.last().map(|c| c.last.last.gsn)));
+                format!("tail of shard {shard} in epoch {epoch}: {given:?}")
             }
             Self::Later { epoch } => format!("epoch {epoch} exists"),
+            Self::Pin { shard, again, .. } => format!("a snapshot of shard {shard} is wanted (again: {again})"),
+            Self::Manifest { shard, manifest, .. } => {
+                format!("a snapshot of shard {shard} up to {:?}, {} files", manifest.g0.last, manifest.files.len())
+            }
             Self::Reply { reply, .. } => match &**reply {
-                crate::topology::message::Reply::Refused(why, _) => format!("refused: {why}"),
+                Reply::Refused(why, _) => format!("refused: {why}"),
                 _ => return None,
             },
             _ => return None,

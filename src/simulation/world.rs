@@ -8,92 +8,24 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use super::Mutant;
 use super::driver::Driver;
 use super::faults::Fault;
-use super::member::{Disk, Hands, Process, Put, Timer, Wish};
-use super::oracle::Oracle;
+use super::member::{Counts, Hands, Process, Put, Timer, Wish};
+use super::oracle::{Look, Oracle, Seen};
+use super::place::Place;
+use super::plan::Plan;
 use super::store::Store;
+use super::volume::Volume;
 use super::wire::{Address, Message};
+use super::workload;
+use crate::engine::WriteBatch;
 use crate::ident::{ClusterId, Sid};
-use crate::position::Gsn;
+use crate::position::Epoch;
 use crate::topology::controller::{ControlRequest, Disconnect, Event};
 use crate::topology::message::{MemberName, Request};
 use crate::topology::random::Random;
 use crate::topology::register::{CasOutcome, Phase, ReadOutcome, Register, Version};
-use crate::topology::spec::{AckRule, ExpectedMember, PartitionSpec};
-
-/// What a run is made of.
-#[derive(Debug, Clone)]
-pub(super) struct Plan {
-    pub(super) seed: u64,
-    pub(super) members: usize,
-    pub(super) controllers: usize,
-    pub(super) shards: usize,
-    pub(super) ack: AckRule,
-    /// Durability Os.
-    pub(super) relaxed: bool,
-    /// How long things go wrong.
-    pub(super) rough: Duration,
-    pub(super) loss_permille: u64,
-    pub(super) duplicate_permille: u64,
-    pub(super) late_permille: u64,
-    /// Of messages that are late, this many by seconds.
-    pub(super) very_late_permille: u64,
-    /// The longest time between two faults.
-    pub(super) calm_ms: u64,
-    /// How often something happens just after the register was written.
-    pub(super) ambush_permille: u64,
-    /// Whether things go wrong by themselves.
-    pub(super) faults: bool,
-    /// Volumes are replaced, the register is lost, the voters' number changes.
-    pub(super) upheavals: bool,
-    pub(super) mutant: Option<Mutant>,
-}
-
-impl Plan {
-    /// What a seed stands for.
-    pub(super) fn of_seed(seed: u64) -> Self {
-        let mut random = Random::new(seed ^ 0x5eed_5eed_5eed_5eed);
-        let members = [1, 2, 3, 3, 3, 4, 5, 5][random.below(8) as usize];
-        Self {
-            seed,
-            members,
-            controllers: 1 + random.below(3) as usize,
-            shards: 1 + random.below(2) as usize,
-            ack: if random.chance(250) { AckRule::All } else { AckRule::Quorum },
-            relaxed: random.chance(200),
-            rough: Duration::from_millis(4000 + random.below(8000)),
-            loss_permille: [0, 0, 5, 30][random.below(4) as usize],
-            duplicate_permille: [0, 10, 50][random.below(3) as usize],
-            late_permille: [0, 10, 50, 150][random.below(4) as usize],
-            very_late_permille: [0, 100, 300][random.below(3) as usize],
-            calm_ms: [100, 300, 700][random.below(3) as usize],
-            ambush_permille: [0, 100, 400][random.below(3) as usize],
-            faults: true,
-            upheavals: random.chance(400),
-            mutant: None,
-        }
-    }
-
-    /// Nothing goes wrong by itself.
-    pub(super) fn calm(members: usize) -> Self {
-        Self {
-            members,
-            controllers: 1,
-            shards: 1,
-            ack: AckRule::Quorum,
-            relaxed: false,
-            loss_permille: 0,
-            duplicate_permille: 0,
-            late_permille: 0,
-            ambush_permille: 0,
-            faults: false,
-            upheavals: false,
-            ..Self::of_seed(1)
-        }
-    }
-}
+use crate::topology::spec::{ExpectedMember, PartitionSpec};
 
 /// Something that is going to happen.
 #[derive(Debug)]
@@ -147,11 +79,17 @@ pub(super) enum Occurrence {
     ReadEnds {
         member: usize,
         life: u64,
-        applied: Vec<Gsn>,
-        required: Vec<Gsn>,
+        epoch: Epoch,
+        look: Box<Look>,
+        required: Seen,
     },
-    Fault,
-    Ambush,
+    /// The next fault, by number.
+    Fault {
+        number: u32,
+    },
+    Ambush {
+        number: u32,
+    },
     Start {
         member: usize,
     },
@@ -194,20 +132,6 @@ impl Ord for Queued {
     }
 }
 
-/// A place where a member runs: its disk stays, its process comes and goes.
-#[derive(Debug)]
-pub(super) struct Place {
-    pub(super) disk: Disk,
-    pub(super) process: Option<Process>,
-    pub(super) life: u64,
-    pub(super) paused_until: Duration,
-    pub(super) slow_disk: bool,
-    /// No sync ends any more.
-    pub(super) stuck_disk: bool,
-    /// Held back by a test.
-    pub(super) kept_down: bool,
-}
-
 /// See the module.
 pub(super) struct World {
     pub(super) plan: Plan,
@@ -236,7 +160,12 @@ pub(super) struct World {
     pub(super) trace: u64,
     pub(super) steps: u64,
     pub(super) told: Option<Vec<String>>,
-    pub(super) counts: BTreeMap<&'static str, u64>,
+    pub(super) counts: Counts,
+    /// How often each kind of fault happened.
+    pub(super) faults: Counts,
+    /// Numbers of the faults that happened.
+    pub(super) fault_numbers: Vec<u32>,
+    ambushes: u32,
 }
 
 /// How much the network remembers.
@@ -275,7 +204,10 @@ impl World {
             trace: 0,
             steps: 0,
             told: None,
-            counts: BTreeMap::new(),
+            counts: Counts::new(),
+            faults: Counts::new(),
+            fault_numbers: Vec::new(),
+            ambushes: 0,
             plan,
             random,
         };
@@ -289,7 +221,7 @@ impl World {
         world.schedule(Duration::ZERO, Occurrence::Watch);
         world.schedule(Duration::from_millis(500), Occurrence::Client);
         if world.plan.faults {
-            world.schedule(Duration::from_millis(300), Occurrence::Fault);
+            world.schedule(Duration::from_millis(300), Occurrence::Fault { number: 1 });
         }
         world
     }
@@ -311,22 +243,14 @@ impl World {
 
     pub(super) fn add_place(&mut self) -> usize {
         let number = self.places.len();
-        let disk = Disk::format(self.fresh_sid(), self.plan.shards);
-        self.places.push(Place {
-            disk,
-            process: None,
-            life: 0,
-            paused_until: Duration::ZERO,
-            slow_disk: false,
-            stuck_disk: false,
-            kept_down: false,
-        });
+        let sid = self.fresh_sid();
+        self.places.push(Place::new(sid, self.plan.shards));
         let after = Duration::from_millis(self.random.below(50));
         self.schedule(after, Occurrence::Start { member: number });
         number
     }
 
-    fn fresh_sid(&mut self) -> Sid {
+    pub(super) fn fresh_sid(&mut self) -> Sid {
         self.next_sid += 1;
         // In no order that would help anybody.
         Sid((u128::from(Random::new(self.next_sid as u64).next()) << 16) | self.next_sid)
@@ -388,10 +312,10 @@ impl World {
                 if let Some(delay) = self.paused(member) {
                     return self.schedule(delay, Occurrence::Timer { member, life, timer });
                 }
-                if self.places[member].stuck_disk && timer == Timer::Synced {
+                if self.places[member].stuck_disk && timer == Timer::Sync {
                     return;
                 }
-                self.with(member, Some(life), |p, d, h| p.timer(d, timer, h));
+                self.with(member, Some(life), |p, h| p.timer(timer, h));
             }
             Occurrence::Tick { controller, life } => {
                 if self.drivers[controller].tick_is_due(life, self.now) {
@@ -401,6 +325,12 @@ impl World {
             Occurrence::Read { controller, life } => {
                 let outcome = if self.store.out { ReadOutcome::Failed("out".into()) } else { self.store.read() };
                 let event = Event::RegisterRead(outcome);
+                if self.store.slow {
+                    self.count("reads of the register that were old when they arrived");
+                    let after = Duration::from_millis(self.random.below(1500));
+                    let event = Box::new(event);
+                    return self.schedule(after, Occurrence::Tell { controller, life, event });
+                }
                 self.tell_later(controller, life, event);
             }
             Occurrence::Swap { controller, life, expected, register, lost } => {
@@ -420,33 +350,40 @@ impl World {
             }
             Occurrence::Watch => self.watch(),
             Occurrence::Gone { member, life, leader } => {
-                self.with(member, Some(life), |p, d, h| p.leader_is_gone(leader, d, h));
+                self.with(member, Some(life), |p, h| p.leader_is_gone(leader, h));
             }
             Occurrence::Client => self.client(),
-            Occurrence::ReadEnds { member, life, applied, required } => {
+            Occurrence::ReadEnds { member, life, epoch, look, required } => {
                 if let Some(delay) = self.paused(member) {
-                    return self.schedule(delay, Occurrence::ReadEnds { member, life, applied, required });
+                    return self.schedule(delay, Occurrence::ReadEnds { member, life, epoch, look, required });
                 }
                 let place = &self.places[member];
-                let answered = place.life == life && place.process.as_ref().is_some_and(|p| p.read_ends(self.now));
-                let sid = place.disk.meta.sid;
+                let alive = place.life == life && place.process.is_some();
+                let answered = alive && place.process.as_ref().is_some_and(|p| p.read_ends(epoch, self.now));
+                let sid = place.sid;
                 if answered {
-                    self.count("reads");
-                    self.oracle.read(sid, &applied, &required);
+                    self.count("reads answered");
+                    self.oracle.read(sid, &look, &required);
+                } else if alive {
+                    self.count("reads refused for want of a lease");
                 }
             }
-            Occurrence::Fault => {
+            Occurrence::Fault { number } => {
                 if self.rough {
-                    let fault = Fault::random(self);
-                    self.apply_fault(fault);
-                    let after = Duration::from_millis(20 + self.random.below(self.plan.calm_ms));
-                    self.schedule(after, Occurrence::Fault);
+                    let mut random = self.fault_random(number);
+                    let after = Duration::from_millis(20 + random.below(self.plan.calm_ms));
+                    self.schedule(after, Occurrence::Fault { number: number + 1 });
+                    if !self.plan.skip.contains(&number) {
+                        let fault = Fault::random(self, &mut random);
+                        self.apply_fault(number, fault, &mut random);
+                    }
                 }
             }
-            Occurrence::Ambush => {
-                if self.rough {
-                    let fault = Fault::ambush(self);
-                    self.apply_fault(fault);
+            Occurrence::Ambush { number } => {
+                if self.rough && !self.plan.skip.contains(&number) {
+                    let mut random = self.fault_random(number);
+                    let fault = Fault::ambush(self, &mut random);
+                    self.apply_fault(number, fault, &mut random);
                 }
             }
             Occurrence::Start { member } => self.start(member),
@@ -454,8 +391,16 @@ impl World {
             Occurrence::Unblock { link } => {
                 self.blocked.remove(&link);
             }
-            Occurrence::RegisterBack => self.store.out = false,
-            Occurrence::DiskBack { member } => self.places[member].slow_disk = false,
+            Occurrence::RegisterBack => {
+                self.store.out = false;
+                self.store.slow = false;
+            }
+            Occurrence::DiskBack { member } => {
+                let place = &mut self.places[member];
+                place.slow_disk = false;
+                place.full = false;
+                place.volume.disk.set_capacity(None);
+            }
             Occurrence::Exit { member, life } => {
                 if self.places[member].life == life && self.places[member].process.is_some() {
                     self.kill(member, Duration::from_millis(300));
@@ -464,12 +409,18 @@ impl World {
         }
     }
 
-    /// Lets a process do something with its disk, and carries out what it wishes.
-    fn with(&mut self, member: usize, life: Option<u64>, action: impl FnOnce(&mut Process, &mut Disk, &mut Hands<'_>)) {
+    /// What is drawn for one fault: leaving others out does not change it.
+    fn fault_random(&self, number: u32) -> Random {
+        Random::new(Random::new(self.plan.seed ^ (u64::from(number) << 32)).next())
+    }
+
+    /// Lets a process do something, and carries out what it wishes; it may be its end.
+    fn with(&mut self, member: usize, life: Option<u64>, action: impl FnOnce(&mut Process, &mut Hands<'_>)) {
         let place = &mut self.places[member];
         if life.is_some_and(|life| life != place.life) {
             return;
         }
+        let wall_ms = place.wall_ms(self.now);
         let Some(process) = &mut place.process else { return };
         let mut wishes = Vec::new();
         let mut hands = Hands {
@@ -477,13 +428,43 @@ impl World {
             random: &mut self.random,
             oracle: &mut self.oracle,
             wishes: &mut wishes,
+            counts: &mut self.counts,
             mutant: self.plan.mutant,
             slow_disk: place.slow_disk,
-            relaxed: self.plan.relaxed,
+            wall_ms,
             controllers: self.drivers.len(),
         };
-        action(process, &mut place.disk, &mut hands);
+        action(process, &mut hands);
+        let failure = process.failure();
         self.carry_out(member, wishes);
+        if let Some(why) = failure {
+            self.collapse(member, &why);
+        }
+    }
+
+    /// The engine of a member has failed: its process ends, as it must.
+    fn collapse(&mut self, member: usize, why: &str) {
+        let doom = self.places[member].doom;
+        self.tell(|| format!("m-{member} has failed: {why}"));
+        let (power, down) = match doom {
+            Some((power, down)) => {
+                self.count(if power {
+                    "losses of power during a disk operation"
+                } else {
+                    "deaths during a disk operation"
+                });
+                (power, down)
+            }
+            None if self.places[member].may_fail() => {
+                self.count("engines that failed by an injected error");
+                (false, Duration::from_millis(100))
+            }
+            None => {
+                self.oracle.broken(|| format!("m-{member} has failed although nothing was wrong: {why}"));
+                return;
+            }
+        };
+        self.end(member, power, down);
     }
 
     fn carry_out(&mut self, member: usize, wishes: Vec<Wish>) {
@@ -558,7 +539,7 @@ impl World {
                 if self.places[member].process.is_none() {
                     return self.refuse(from, to, &message);
                 }
-                self.with(member, None, |p, d, h| p.take(d, from, message, h));
+                self.with(member, None, |p, h| p.take(from, message, h));
             }
             Address::Controller(controller) => {
                 if let Some(delay) = self.controller_paused(controller) {
@@ -614,7 +595,7 @@ impl World {
     pub(super) fn start_controller(&mut self, controller: usize) {
         let (members, spec, seed) = (self.expected(), self.spec.clone(), self.random.next());
         let life = self.drivers[controller].start(self.now, members, spec, seed);
-        if let Some(weakness) = self.plan.mutant.and_then(Mutant::weakness) {
+        if let Some(weakness) = self.plan.mutant.and_then(super::Mutant::weakness) {
             self.drivers[controller].weaken(weakness);
         }
         self.feed(controller, life, Event::Tick);
@@ -677,8 +658,10 @@ impl World {
         } else if lost && self.random.chance(500) {
             CasOutcome::Unknown("not sent".into())
         } else {
+            let before = self.store.present().cloned();
             let outcome = self.store.swap(expected.as_ref(), register);
             if let CasOutcome::Written(_) = outcome {
+                self.note_change(before.as_ref(), register);
                 self.written(register);
             }
             if lost || self.store.forgetful && matches!(outcome, CasOutcome::Written(_)) {
@@ -687,8 +670,22 @@ impl World {
                 outcome
             }
         };
+        match &outcome {
+            CasOutcome::Conflict => self.count("swaps that conflicted"),
+            CasOutcome::Unknown(_) => self.count("swaps of unknown outcome"),
+            CasOutcome::Written(_) => {}
+        }
         if life != u64::MAX {
             self.tell_later(controller, life, Event::CasDone(outcome));
+        }
+    }
+
+    fn note_change(&mut self, before: Option<&Register>, register: &Register) {
+        match before {
+            None if register.epoch > 1 && self.oracle.acknowledged() > 0 => self.count("registers rebuilt"),
+            Some(before) if before.voters.len() != register.voters.len() => self.count("voters' numbers changed"),
+            Some(before) if before.voters != register.voters => self.count("voters replaced"),
+            _ => {}
         }
     }
 
@@ -704,7 +701,9 @@ impl World {
         });
         if self.rough && self.random.chance(self.plan.ambush_permille) {
             let after = Duration::from_micros(self.random.below(40_000));
-            self.schedule(after, Occurrence::Ambush);
+            self.ambushes += 1;
+            // Apart from the numbers of other faults.
+            self.schedule(after, Occurrence::Ambush { number: 10_000 + self.ambushes });
         }
         if let (Phase::Leading, Some(leader)) = (register.phase, register.leader) {
             self.oracle.decided(leader, register.epoch);
@@ -777,29 +776,52 @@ impl World {
             return;
         }
         let member = leaders[self.random.below(leaders.len() as u64) as usize];
+        let shard = self.random.below(self.plan.shards as u64) as usize;
         if self.random.chance(400) {
             let place = &self.places[member];
-            if let Some(applied) = place.process.as_ref().and_then(Process::read_begins) {
-                let (life, required) = (place.life, self.oracle.seen());
-                let after = self.delay();
-                self.schedule(after, Occurrence::ReadEnds { member, life, applied, required });
+            let key = workload::key(&mut self.random);
+            match place.process.as_ref().and_then(|p| p.read_begins(shard, &key)) {
+                Some(Ok((look, epoch))) => {
+                    let (life, required) = (place.life, self.oracle.seen());
+                    let after = self.delay();
+                    let look = Box::new(look);
+                    self.schedule(after, Occurrence::ReadEnds { member, life, epoch, look, required });
+                }
+                Some(Err(why)) => {
+                    if self.places[member].rotten {
+                        self.count("reads refused by a rotten record");
+                    } else {
+                        self.oracle.broken(|| format!("m-{member} cannot read: {why}"));
+                    }
+                }
+                None => {}
             }
         } else {
-            self.write(member);
+            let now_ms = self.places[member].process.as_ref().map_or(0, |p| p.committed_time_ms(shard));
+            let op = self.next_op;
+            let batch = workload::batch(&mut self.random, op, now_ms, self.oracle.truth(shard));
+            self.put(member, shard, &batch);
         }
     }
 
     /// A client writes there: the operation's number.
-    pub(super) fn write(&mut self, member: usize) -> u64 {
+    fn put(&mut self, member: usize, shard: usize, batch: &WriteBatch) -> u64 {
         let op = self.next_op;
         self.next_op += 1;
-        let shard = self.random.below(self.plan.shards as u64) as usize;
         let mut put = Put::Refused;
-        self.with(member, None, |p, d, h| put = p.put(d, op, shard, h));
+        self.with(member, None, |p, h| put = p.put(op, shard, batch, h));
         if put == Put::Refused {
             self.oracle.never(op);
         }
         op
+    }
+
+    /// A client writes one value there.
+    #[cfg(test)]
+    pub(super) fn write(&mut self, member: usize) -> u64 {
+        let key = workload::key(&mut self.random);
+        let batch = WriteBatch::new().put(key, workload::value(&mut self.random, self.next_op, 0));
+        self.put(member, 0, &batch)
     }
 
     // --- processes ----------------------------------------------------------------------------------------
@@ -816,15 +838,43 @@ impl World {
             random: &mut self.random,
             oracle: &mut self.oracle,
             wishes: &mut wishes,
+            counts: &mut self.counts,
             mutant: self.plan.mutant,
             slow_disk: place.slow_disk,
-            relaxed: self.plan.relaxed,
+            wall_ms: place.wall_ms(self.now),
             controllers: self.drivers.len(),
         };
-        let process = Process::open(&mut place.disk, &mut hands);
-        place.process = Some(process);
-        self.tell(|| format!("m-{member} starts"));
-        self.carry_out(member, wishes);
+        match Process::open(&place.volume, &self.plan.engine, &mut hands) {
+            Ok(process) => {
+                place.started(process);
+                self.laggard_returns(member);
+                self.tell(|| format!("m-{member} starts"));
+                self.carry_out(member, wishes);
+            }
+            Err(error) => {
+                self.tell(|| format!("m-{member} cannot start: {error}"));
+                let (doom, may_fail) = (self.places[member].doom.take(), self.places[member].may_fail());
+                if doom.is_none() && !may_fail {
+                    return self.oracle.broken(|| format!("m-{member} cannot be opened: {error}"));
+                }
+                self.count("deaths during recovery");
+                let (power, down) = doom.unwrap_or((false, Duration::from_millis(200)));
+                self.places[member].volume.crash(power, &mut self.random);
+                self.schedule(down, Occurrence::Start { member });
+            }
+        }
+    }
+
+    /// Whoever was away while tombstones were dropped that it never saw must not bring back what they hid.
+    fn laggard_returns(&mut self, member: usize) {
+        let tails: Vec<_> = (0..self.plan.shards).map(|shard| self.places[member].tail(shard).last.gsn).collect();
+        let dropped = self.places.iter().enumerate().any(|(other, place)| {
+            let shards = place.process.as_ref().map(|p| p.engine.shards()).unwrap_or_default();
+            other != member && shards.iter().zip(&tails).any(|(shard, &tail)| shard.tombstone_floor() > tail)
+        });
+        if dropped {
+            self.count("laggards that return after tombstones were dropped");
+        }
     }
 
     /// kill -9; it comes back after `down`.
@@ -840,8 +890,15 @@ impl World {
     fn end(&mut self, member: usize, power: bool, down: Duration) {
         let place = &mut self.places[member];
         let Some(process) = place.process.take() else { return };
-        place.paused_until = Duration::ZERO;
-        process.die(&mut place.disk, power, &mut self.random);
+        if process.copies() {
+            *self.counts.entry("deaths during a full copy").or_default() += 1;
+        }
+        if process.leads() && !process.serving() {
+            *self.counts.entry("leaders that died before they served").or_default() += 1;
+        }
+        place.ended(&process);
+        drop(process);
+        place.volume.crash(power, &mut self.random);
         self.tell(|| format!("m-{member} {}", if power { "loses power" } else { "is killed" }));
         for other in 0..self.places.len() {
             let life = self.places[other].life;
@@ -865,7 +922,8 @@ impl World {
     /// An empty volume takes the place of the old one.
     pub(super) fn wipe(&mut self, member: usize) {
         self.kill(member, Duration::from_millis(200));
-        self.places[member].disk = Disk::format(self.fresh_sid(), self.plan.shards);
+        let sid = self.fresh_sid();
+        self.places[member].replace(sid, Volume::format(sid, self.plan.shards));
         self.tell(|| format!("the volume of m-{member} is replaced"));
     }
 
@@ -886,7 +944,7 @@ impl World {
 
     pub(super) fn terminate(&mut self, member: usize) {
         let life = self.places[member].life;
-        self.with(member, None, |p, d, h| p.terminate(d, h));
+        self.with(member, None, |p, h| p.terminate(h));
         let after = Duration::from_secs(5);
         self.schedule(after, Occurrence::Exit { member, life });
     }
@@ -895,7 +953,7 @@ impl World {
 
     /// Which place holds `sid`.
     pub(super) fn holder(&self, sid: Sid) -> Option<usize> {
-        self.places.iter().position(|p| p.disk.meta.sid == sid)
+        self.places.iter().position(|p| p.sid == sid)
     }
 
     /// The leader by the register, if its process serves.
@@ -903,41 +961,46 @@ impl World {
         let register = self.store.present()?;
         let number = self.holder(register.leader.filter(|_| register.phase == Phase::Leading)?)?;
         let process = self.places[number].process.as_ref()?;
-        (process.core.leads(register.epoch) && process.serving(self.now)).then_some(number)
+        (process.core.leads(register.epoch) && process.serving()).then_some(number)
     }
 
     /// Everything is as it should be in the end.
     pub(super) fn converged(&self) -> bool {
         let (Some(register), Some(leader)) = (self.store.present(), self.leader()) else { return false };
         let wanted = self.spec.replicas as usize;
-        let mut voters: Vec<Sid> = self.places.iter().take(wanted).map(|p| p.disk.meta.sid).collect();
+        let mut voters: Vec<Sid> = self.places.iter().take(wanted).map(|p| p.sid).collect();
         voters.sort_unstable();
-        let logs = &self.places[leader].disk.logs;
+        let whole = |place: &Place| {
+            place.is_ready() && (0..self.plan.shards).all(|shard| place.durable(shard) == place.tail(shard).last.gsn)
+        };
+        let equal =
+            |place: &Place| (0..self.plan.shards).all(|shard| place.tail(shard) == self.places[leader].tail(shard));
         voters == register.voters
             && register.write_quorum == self.spec.ack.write_quorum(wanted)
             && self.drivers.iter().all(Driver::idle)
-            && self.places.iter().enumerate().all(|(n, p)| {
-                let Some(process) = &p.process else { return false };
-                n == leader
-                    || p.disk.is_ready()
-                        && process.joined()
-                        && p.disk.logs.iter().zip(logs).all(|(a, b)| a.tail() == b.tail() && a.durable == a.len())
+            && self.places.iter().enumerate().all(|(n, place)| {
+                let Some(process) = &place.process else { return false };
+                let settled = process.engine.shards().iter().all(|s| s.applied() == s.tail_gsn());
+                n == leader || whole(place) && equal(place) && process.joined() && settled
             })
             && self.places[leader]
                 .process
                 .as_ref()
-                .is_some_and(|p| p.commits().iter().zip(logs).all(|(&commit, log)| commit == log.len()))
+                .is_some_and(|p| p.engine.shards().iter().all(|s| s.applied() == s.tail_gsn()))
     }
 
     /// Nothing is going on and nobody is missing: a volume may be taken away.
     pub(super) fn calm(&self) -> bool {
         let (Some(register), Some(leader)) = (self.store.present(), self.leader()) else { return false };
-        let commits = self.places[leader].process.as_ref().map(|p| p.commits().to_vec()).unwrap_or_default();
+        let shards = self.places[leader].process.as_ref().map(|p| p.engine.shards()).unwrap_or_default();
+        let commits: Vec<_> = shards.iter().map(|shard| shard.commit()).collect();
         let sound = |&sid: &Sid| {
             self.holder(sid).is_some_and(|n| {
                 let place = &self.places[n];
-                let whole = place.disk.logs.iter().zip(&commits).all(|(log, &commit)| log.durable >= commit);
-                place.disk.is_ready()
+                let whole = commits.iter().enumerate().all(|(shard, &commit)| place.durable(shard) >= commit);
+                place.is_ready()
+                    && place.doom.is_none()
+                    && !place.rotten
                     && whole
                     && self.paused(n).is_none()
                     && (n == leader || place.process.as_ref().is_some_and(|p| p.joined() && !p.draining))
@@ -954,9 +1017,20 @@ impl World {
         self.rough = false;
         self.blocked.clear();
         self.store.out = false;
+        self.store.slow = false;
         for member in 0..self.places.len() {
-            self.places[member].slow_disk = false;
-            self.places[member].kept_down = false;
+            let place = &mut self.places[member];
+            place.slow_disk = false;
+            place.stuck_disk = false;
+            place.kept_down = false;
+            place.doom = None;
+            place.full = false;
+            place.volume.disk.heal();
+            place.volume.disk.set_capacity(None);
+            // Nobody but its owner mends a record that rotted.
+            if place.rotten && self.one_may_go() {
+                self.wipe(member);
+            }
             self.start(member);
         }
         for controller in 0..self.drivers.len() {
@@ -967,11 +1041,12 @@ impl World {
         self.tell(|| "everything heals".into());
     }
 
-    /// Everything that was acknowledged is everywhere.
+    /// Everything that was acknowledged is everywhere, and every index shows it.
     pub(super) fn check_everything(&mut self) {
         for place in &self.places {
-            for (shard, log) in place.disk.logs.iter().enumerate() {
-                self.oracle.holds_all(place.disk.meta.sid, shard, log);
+            let Some(process) = &place.process else { continue };
+            for (number, shard) in process.engine.shards().iter().enumerate() {
+                self.oracle.holds_all(place.sid, number, shard);
             }
         }
     }

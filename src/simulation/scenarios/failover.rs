@@ -171,9 +171,16 @@ fn a_second_controller_takes_over_when_the_first_is_gone_too() {
     assert!(w.now - killed > ms(500), "a controller of rank 1 waits for the first");
 }
 
+/// Durability Os.
+fn relaxed(members: usize) -> Plan {
+    let mut plan = Plan::calm(members);
+    plan.engine.durability = crate::engine::Durability::Os;
+    plan
+}
+
 #[test]
 fn under_os_durability_an_amnesic_voter_is_not_counted_until_it_equals_the_leader() {
-    let mut w = World::new(Plan { relaxed: true, ..Plan::calm(3) });
+    let mut w = World::new(relaxed(3));
     w.settle();
     let leader = w.the_leader();
     let (first, second) = (w.other_than(leader), 3 - leader - w.other_than(leader));
@@ -190,14 +197,14 @@ fn under_os_durability_an_amnesic_voter_is_not_counted_until_it_equals_the_leade
     assert!(w.condition("Amnesic").is_some() || w.condition("NoQuorum").is_some(), "{:?}", w.view().conditions);
     w.let_up(leader);
     w.settle();
-    assert!(w.places[first].disk.is_ready() && w.places[second].disk.is_ready());
+    assert!(w.places[first].is_ready() && w.places[second].is_ready());
     w.check_everything();
 }
 
 #[test]
 fn when_all_lost_power_under_os_durability_all_must_answer_and_it_is_told() {
     for members in [1, 2, 3] {
-        let mut w = World::new(Plan { relaxed: true, ..Plan::calm(members) });
+        let mut w = World::new(relaxed(members));
         w.told = Some(Vec::new());
         w.settle();
         w.clients = false;
@@ -217,7 +224,7 @@ fn when_all_lost_power_under_os_durability_all_must_answer_and_it_is_told() {
         w.settle();
         let told = w.told.take().unwrap_or_default();
         assert!(told.iter().any(|line| line.contains("PossibleDataLoss")), "{told:#?}");
-        assert!(w.places.iter().all(|p| p.disk.is_ready()));
+        assert!(w.places.iter().all(|p| p.is_ready()));
         w.check_everything();
     }
 }

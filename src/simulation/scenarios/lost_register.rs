@@ -147,7 +147,9 @@ fn a_register_that_went_back_is_left_alone_while_a_member_is_missing() {
 #[test]
 fn a_register_lost_before_the_first_leader_is_written_again() {
     let mut w = world(3);
-    w.reach("some are initialised", |w| w.places.iter().any(|p| p.disk.meta.cluster_id.is_some()));
+    w.reach("some are initialised", |w| {
+        w.places.iter().any(|p| p.process.as_ref().is_some_and(|p| p.core.durable().cluster_id.is_some()))
+    });
     w.drivers[0].stop();
     w.store.lose();
     w.start_controller(0);

@@ -1,7 +1,6 @@
 //! Who votes: beginnings, replaced volumes, growing, shrinking, voters that are missing.
 
 use super::*;
-use crate::topology::message::DataState;
 use crate::topology::spec::{AckRule, PartitionSpec};
 use crate::topology::view::PartitionState;
 
@@ -49,7 +48,7 @@ fn a_replaced_volume_learns_first_and_takes_the_lost_ones_vote_in_one_change() {
         w.run_well(ms(20));
     }
     assert!(w.register().voters.contains(&w.sid(lost)));
-    assert_eq!(w.places[lost].disk.logs[0].state, DataState::Ready);
+    assert!(w.places[lost].is_ready());
     w.settle();
     assert_eq!((w.the_leader(), w.epoch()), (leader, epoch + 1));
     assert_eq!(w.view().transitions.last().map(|t| t.kind), Some("ReplaceVoter"));
@@ -171,12 +170,14 @@ fn a_volume_of_another_cluster_is_left_alone() {
     let mut w = healthy(3);
     let stranger = w.other_than(w.the_leader());
     w.wipe(stranger);
-    w.places[stranger].disk.meta.cluster_id = Some(crate::ident::ClusterId(0xbad));
-    w.places[stranger].disk.meta.init = crate::topology::message::InitState::Done;
+    w.places[stranger].volume.rewrite_meta(|meta| {
+        meta.cluster_id = Some(crate::ident::ClusterId(0xbad));
+        meta.init = crate::engine::InitState::Done;
+    });
     w.run_well(Duration::from_secs(5));
     assert!(!w.register().voters.contains(&w.sid(stranger)));
     assert!(w.condition("ForeignStorage").is_some_and(|c| c.contains(&format!("m-{stranger}"))));
-    assert_eq!(w.places[stranger].disk.meta.promised, 0, "it was told nothing that it could have obeyed");
+    assert_eq!(w.places[stranger].promised(), 0, "it was told nothing that it could have obeyed");
 }
 
 #[test]
@@ -185,7 +186,8 @@ fn a_copied_volume_is_refused_and_the_original_stays() {
     let leader = w.the_leader();
     let original = w.other_than(leader);
     let copy = w.add_place();
-    w.places[copy].disk = w.places[original].disk.clone();
+    let volume = w.places[original].volume.copy();
+    w.places[copy].volume = volume;
     w.expect_alarms = true;
     w.respec(|_| {});
     w.run_well(Duration::from_secs(3));

@@ -9,8 +9,9 @@ mod rules;
 
 use std::time::Duration;
 
+use super::plan::Plan;
 use super::wire::Address;
-use super::world::{Plan, World};
+use super::world::World;
 use crate::ident::Sid;
 use crate::position::Epoch;
 use crate::topology::register::{Phase, Register};
@@ -77,11 +78,11 @@ impl World {
     }
 
     fn sid(&self, member: usize) -> Sid {
-        self.places[member].disk.meta.sid
+        self.places[member].sid
     }
 
     fn promised(&self, member: usize) -> Epoch {
-        self.places[member].disk.meta.promised
+        self.places[member].promised()
     }
 
     fn view(&self) -> PartitionView {
@@ -102,6 +103,20 @@ impl World {
         let for_ever = Duration::from_secs(1_000_000);
         self.block(a, b, for_ever);
         self.block(b, a, for_ever);
+    }
+
+    /// Whether a write is in a member's log.
+    fn holds(&self, member: usize, op: u64) -> bool {
+        let Some(process) = &self.places[member].process else { return false };
+        self.oracle.position(op).is_some_and(|(shard, at)| {
+            let shard = &process.engine.shards()[shard];
+            shard.tail_gsn() >= at.gsn && shard.epoch_table().epoch_at(at.gsn) == at.epoch
+        })
+    }
+
+    /// The end of the first shard's log.
+    fn end(&self, member: usize) -> crate::position::Gsn {
+        self.places[member].tail(0).last.gsn
     }
 
     fn keep_down(&mut self, member: usize) {

@@ -46,8 +46,8 @@ fn a_truncated_entry_comes_back(mutant: Option<Mutant>) -> (World, u64) {
     w.hide(old);
     w.hide(keeper);
     let op = w.write(old);
-    let held = w.places[old].disk.logs[0].len();
-    w.reach("x is on two", |w| w.places[keeper].disk.logs[0].durable == held);
+    let held = w.end(old);
+    w.reach("x is on two", |w| w.places[keeper].durable(0) == held);
     w.reach("another is decided", |w| !w.electing() && w.register().leader != Some(w.sid(old)));
     let next = w.holder(w.register().leader.expect("it is decided")).expect("it is a member");
     for other in rest.iter().copied().filter(|&m| m != next) {
@@ -56,7 +56,7 @@ fn a_truncated_entry_comes_back(mutant: Option<Mutant>) -> (World, u64) {
     w.reach("it leads", |w| w.places[next].process.as_ref().is_some_and(|p| p.leads()));
     w.join(next, &[old]);
     w.show(old);
-    let still_there = |w: &World| w.places[old].disk.logs[0].at(held).is_some_and(|e| e.op == op);
+    let still_there = |w: &World| w.holds(old, op);
     let ok = w.until(SOON, |w| !still_there(w));
     if ok {
         w.keep_down(old);
@@ -203,7 +203,7 @@ fn a_tail_of_an_earlier_epoch_arrives(mutant: Option<Mutant>) -> World {
     w.cut(deaf, &[leader, follower]);
     let op = w.write(leader);
     w.reach("it is acknowledged", |w| w.oracle.is_acknowledged(op));
-    let held = w.places[follower].disk.logs[0].len();
+    let held = w.end(follower);
     let late = Message::Tail { epoch: w.epoch() - 1, shard: 0, result: Ok((held - 1, Vec::new())) };
     w.send(Address::Member(deaf), Address::Member(follower), late.clone());
     w.arrive(Address::Member(leader), Address::Member(follower), late);
@@ -241,15 +241,15 @@ fn an_older_entry_comes_onto_a_majority(mutant: Option<Mutant>) -> (World, u64) 
     w.hide(first);
     w.hide(keeper);
     let op = w.write(first);
-    let held = w.places[first].disk.logs[0].len();
-    w.reach("x is on two", |w| w.places[keeper].disk.logs[0].durable == held);
+    let held = w.end(first);
+    w.reach("x is on two", |w| w.places[keeper].durable(0) == held);
     w.reach("another is decided", |w| !w.electing() && w.register().leader != Some(w.sid(first)));
     let second = w.holder(w.register().leader.expect("it is decided")).expect("it is a member");
     let others: Vec<usize> = (0..5).filter(|&m| m != second).collect();
     w.cut(second, &others);
     w.reach("its BARRIER is durable", |w| {
         let place = &w.places[second];
-        place.process.as_ref().is_some_and(|p| p.leads()) && place.disk.logs[0].durable == place.disk.logs[0].len()
+        place.process.as_ref().is_some_and(|p| p.leads()) && place.durable(0) == place.tail(0).last.gsn
     });
     w.keep_down(second);
     let bare: Vec<usize> = rest[1..].iter().copied().filter(|&m| m != second).collect();
@@ -260,14 +260,14 @@ fn an_older_entry_comes_onto_a_majority(mutant: Option<Mutant>) -> (World, u64) 
     w.show(keeper);
     w.reach("x comes to a third", |w| {
         let place = &w.places[third];
-        place.disk.logs[0].len() == held || place.process.as_ref().is_some_and(|p| p.came_early() == 1)
+        place.tail(0).last.gsn == held || place.process.as_ref().is_some_and(|p| p.came_early() == 1)
     });
     // Its acknowledgement passes, the BARRIER does not.
     for holder in [first, keeper] {
         w.block(Address::Member(holder), Address::Member(third), LONG);
     }
     w.run_well(ms(60));
-    assert_eq!(w.places[third].disk.logs[0].len(), held, "x and nothing else is on a third");
+    assert_eq!(w.end(third), held, "x and nothing else is on a third");
     (w, op)
 }
 
@@ -277,9 +277,8 @@ fn whoever_led_second_leads_again(w: &mut World) {
         w.join(member, &others);
     }
     let second = (0..5).find(|&m| w.places[m].process.is_none()).expect("it is down");
-    let holders: Vec<usize> = (0..5)
-        .filter(|&m| w.places[m].disk.logs[0].tail().last.epoch > w.places[second].disk.logs[0].tail().last.epoch)
-        .collect();
+    let holders: Vec<usize> =
+        (0..5).filter(|&m| w.places[m].tail(0).last.epoch > w.places[second].tail(0).last.epoch).collect();
     for holder in holders {
         w.keep_down(holder);
     }
@@ -363,7 +362,7 @@ fn the_longer_log_is_of_an_earlier_epoch(mutant: Option<Mutant>) -> (World, u64)
     let third = 3 - old - next;
     let op = w.write(next);
     w.reach("it is acknowledged", |w| w.oracle.is_acknowledged(op));
-    assert!(w.places[old].disk.logs[0].len() > w.places[third].disk.logs[0].len());
+    assert!(w.end(old) > w.end(third));
     w.keep_down(next);
     w.join(old, &[third]);
     w.show(old);
@@ -398,10 +397,11 @@ fn only_the_restarted_leader_answers(mutant: Option<Mutant>) -> World {
     w.places[leader].stuck_disk = true;
     let ops: Vec<u64> = (0..20).map(|_| w.write(leader)).collect();
     w.reach("they are acknowledged", |w| ops.iter().all(|&op| w.oracle.is_acknowledged(op)));
-    let synced = w.places[leader].disk.logs[0].durable;
+    let synced = w.places[leader].durable(0);
     w.kill(leader, ms(20));
     w.places[leader].stuck_disk = false;
-    let held = w.places[leader].disk.logs[0].len();
+    w.reach("it is back", |w| w.places[leader].process.is_some());
+    let held = w.end(leader);
     assert!(held < synced + 20, "something was lost, or this history shows nothing");
     w.reach("an election has begun", |w| w.electing());
     for follower in (0..3).filter(|&m| m != leader) {
@@ -452,10 +452,11 @@ fn a_leader_with_a_lease_is_taken_for_gone(mutant: Option<Mutant>) -> (World, u6
     w.reach("it is acknowledged", |w| w.oracle.is_acknowledged(op));
     let (required, now) = (w.oracle.seen(), w.now);
     let process = w.places[old].process.as_ref().expect("it was never gone");
-    let applied = process.read_begins().expect("it believes that it leads");
-    let answered = process.read_ends(now);
+    let begun = process.read_begins(0, b"key-00").expect("it believes that it leads");
+    let (look, epoch) = begun.expect("it can be read");
+    let answered = process.read_ends(epoch, now);
     if answered {
-        w.oracle.read(w.places[old].disk.meta.sid, &applied, &required);
+        w.oracle.read(w.places[old].sid, &look, &required);
     }
     (w, op, answered)
 }
