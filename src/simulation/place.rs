@@ -6,7 +6,7 @@ use super::member::Process;
 use super::volume::Volume;
 use crate::engine::ShardState;
 use crate::ident::Sid;
-use crate::position::{Epoch, Gsn, LogTail};
+use crate::position::{Epoch, Gsn, LogPosition, LogTail};
 use crate::topology::message::InitState;
 
 /// Wall clocks begin here: in November 2023.
@@ -35,7 +35,7 @@ pub(super) struct Place {
     pub(super) rotten: bool,
     /// How much the machine's wall clock is off, in milliseconds.
     pub(super) wall_off_ms: i64,
-    /// What was known of it when its process ended: ends of logs, promise, highest epoch led.
+    /// What was durable of it when its process ended: ends of logs, promise, highest epoch led.
     left: (Vec<LogTail>, Epoch, Epoch),
 }
 
@@ -78,7 +78,11 @@ impl Place {
         self.doom = None;
         self.ailing = false;
         let durable = process.core.durable();
-        self.left = (process.engine.shards().iter().map(|s| s.tail()).collect(), durable.promised, durable.led);
+        let end = |shard: &std::sync::Arc<crate::engine::Shard>| {
+            let gsn = shard.durable_gsn();
+            LogTail { last: LogPosition::new(shard.epoch_table().epoch_at(gsn), gsn), chain: 0 }
+        };
+        self.left = (process.engine.shards().iter().map(end).collect(), durable.promised, durable.led);
     }
 
     /// Whether its engine may fail without anybody's fault.

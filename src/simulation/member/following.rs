@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Hands, Process, RETRY, writes};
+use super::{Hands, Process, REDIAL, RETRY, writes};
 use crate::engine::{ChunkError, LogChunk, ShardState, TruncateError};
 use crate::ident::Sid;
 use crate::position::{Epoch, Gsn};
@@ -36,7 +36,8 @@ impl Process {
         self.stream = nonce;
         self.early.clear();
         self.joined = None;
-        self.hello = Some((nonce, self.clock(hands.now)));
+        self.said = self.clock(hands.now);
+        self.hello = Some((nonce, self.said));
         let views = self
             .engine
             .shards()
@@ -52,6 +53,18 @@ impl Process {
             .collect();
         let speaker = self.speaker();
         hands.send(Address::Member(leader), Message::Hello { speaker, epoch, nonce, views });
+    }
+
+    /// The stream to the leader is of no use any more: it is opened again, but not all the time.
+    pub(super) fn stream_broke(&mut self, hands: &mut Hands<'_>) {
+        self.copying = None;
+        self.to_copy.clear();
+        if self.clock(hands.now) >= self.said + REDIAL {
+            return self.say_hello(hands);
+        }
+        self.stream = 0;
+        self.joined = None;
+        self.hello = None;
     }
 
     pub(super) fn hello_is_due(&self, now: Duration) -> bool {
@@ -155,7 +168,7 @@ impl Process {
             }
             // A chunk that was overtaken or sent twice is behind the end; one that was lost leaves a gap.
             if chunk.prev.last.gsn > tail.last.gsn && self.hello.is_none() {
-                self.say_hello(hands);
+                self.stream_broke(hands);
             }
             return;
         }
@@ -259,7 +272,7 @@ impl Process {
         // What a stream would have delivered in order may be lost here: begin anew.
         let behind = self.engine.shards().iter().zip(tails).any(|(shard, &tail)| shard.tail_gsn() < tail);
         if behind && hands.random.chance(300) {
-            self.say_hello(hands);
+            self.stream_broke(hands);
         } else {
             self.acknowledge(hands);
         }

@@ -40,6 +40,8 @@ use crate::topology::random::Random;
 /// How often something happened.
 pub(super) type Counts = BTreeMap<&'static str, u64>;
 
+/// A stream that broke is opened again after this.
+const REDIAL: Duration = Duration::from_millis(50);
 /// What is not answered is asked again after this.
 const RETRY: Duration = Duration::from_millis(60);
 
@@ -126,6 +128,8 @@ pub(super) struct Process {
     stream: u64,
     /// A hello that waits for its answer, and since when.
     hello: Option<(u64, Duration)>,
+    /// When the newest hello was said.
+    said: Duration,
     joined: Option<(u64, Vec<Gsn>)>,
     /// Came on the stream before the answer's configuration was durable.
     early: Vec<(Address, Message)>,
@@ -147,6 +151,8 @@ pub(super) struct Process {
     known_time_ms: u64,
     tidied: Vec<HousekeepingReport>,
     relaxed: bool,
+    /// [`Mutant::PromiseNotPersisted`].
+    forgets_promises: bool,
 }
 
 impl Process {
@@ -171,6 +177,7 @@ impl Process {
             draining: false,
             stream: 0,
             hello: None,
+            said: Duration::ZERO,
             joined: None,
             early: Vec::new(),
             followed_since: Duration::ZERO,
@@ -188,6 +195,7 @@ impl Process {
             known_time_ms: engine.shards().iter().map(|shard| shard.committed_time_ms()).max().unwrap_or(0),
             tidied: vec![HousekeepingReport::default(); shards],
             relaxed: options.durability == crate::engine::Durability::Os,
+            forgets_promises: hands.mutant == Some(Mutant::PromiseNotPersisted),
             engine,
         };
         for (number, shard) in process.engine.shards().iter().enumerate() {
@@ -262,6 +270,9 @@ impl Process {
         }
         let mut durable = self.core.durable().clone();
         change.apply(&mut durable);
+        if self.forgets_promises {
+            durable.promised = self.engine.meta().promised;
+        }
         write_durable(&self.engine, &durable)
     }
 
@@ -334,9 +345,7 @@ impl Process {
             }
             Message::Closed { nonce } => {
                 if nonce == self.stream {
-                    self.copying = None;
-                    self.to_copy.clear();
-                    self.say_hello(hands);
+                    self.stream_broke(hands);
                 }
             }
             Message::Heartbeat { epoch, leader, round, commit, tails, shard_time_ms, committed_time_ms } => {

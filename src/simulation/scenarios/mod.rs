@@ -115,7 +115,7 @@ impl World {
     }
 
     /// The end of the first shard's log.
-    fn end(&self, member: usize) -> crate::position::Gsn {
+    fn log_end(&self, member: usize) -> crate::position::Gsn {
         self.places[member].tail(0).last.gsn
     }
 
