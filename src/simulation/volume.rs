@@ -56,6 +56,7 @@ impl Volume {
     }
 
     /// As it is now, for a copy.
+    #[cfg(test)]
     pub(super) fn copy(&self) -> Self {
         Self { disk: self.disk.kill(), boot: self.boot }
     }

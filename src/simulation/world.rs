@@ -741,6 +741,7 @@ impl World {
     }
 
     /// Hands a wish over that was handed over before.
+    #[cfg(test)]
     pub(super) fn ask_again(&mut self, controller: usize, id: &str) {
         self.hand(controller, None, id);
     }
@@ -937,6 +938,7 @@ impl World {
     }
 
     /// They hear each other again.
+    #[cfg(test)]
     pub(super) fn unblock(&mut self, a: Address, b: Address) {
         self.blocked.remove(&(a, b));
         self.blocked.remove(&(b, a));
