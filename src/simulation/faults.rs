@@ -214,6 +214,8 @@ impl Fault {
             }
             17 => Self::Bridge { member, time: long },
             18 => Self::SlowDisk { member, time: long },
+            // Under `Os` a sync that fails forgets as a loss of power does: those are drawn above, where one may forget.
+            19 if relaxed => Self::Kill { member, down: short },
             19 => Self::FailSync { member, skip: r.below(20) },
             20 => Self::FailWrite { member, skip: r.below(20) },
             21 => Self::FailReads { member, skip: r.below(20) },

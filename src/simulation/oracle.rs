@@ -51,6 +51,8 @@ pub(super) struct Oracle {
     positions: BTreeMap<Op, (usize, LogPosition)>,
     place: BTreeMap<Op, (usize, Gsn)>,
     leaders: BTreeMap<Epoch, Sid>,
+    /// Where each promoted leader's logs ended before its BARRIERs.
+    began_at: BTreeMap<Epoch, Vec<Gsn>>,
     acknowledged: BTreeSet<Op>,
     never: BTreeSet<Op>,
     seen: Seen,
@@ -66,6 +68,7 @@ impl Oracle {
             positions: BTreeMap::new(),
             place: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            began_at: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             never: BTreeSet::new(),
             seen: Seen { gsns: vec![0; shards], times_ms: vec![0; shards] },
@@ -132,6 +135,16 @@ impl Oracle {
         if !joins {
             return self.broken(|| format!("{who} commits another history of shard {number} below {known}"));
         }
+        // I4: what an epoch commits after a later one has its leader was in that leader's target.
+        let later = self.began_at.range(epoch + 1..).find(|(_, ends)| ends[number] < commit);
+        if let Some((&later, ends)) = later {
+            let end = ends[number];
+            return self.broken(|| {
+                format!(
+                    "{who} commits {commit} of shard {number} in epoch {epoch}, epoch {later} began at {end} without it"
+                )
+            });
+        }
         for chunk in &read {
             for entry in chunk.entries().iter().filter(|entry| entry.gsn <= commit) {
                 self.truth[number].push(chunk.epoch, epoch, entry);
@@ -189,6 +202,7 @@ impl Oracle {
         if first != who {
             self.broken(|| format!("epoch {epoch} has two leaders, {first} and {who}"));
         }
+        self.began_at.entry(epoch).or_insert_with(|| shards.iter().map(|shard| shard.tail_gsn()).collect());
         for (number, shard) in shards.iter().enumerate() {
             // A late PROMOTE of an epoch that is over makes a leader that can commit nothing: what later epochs
             // committed it need not have.

@@ -388,44 +388,8 @@ fn letting_the_longest_log_win_is_noticed() {
     assert!(w.oracle.violation().is_some(), "an acknowledged write gave way to longer nonsense");
 }
 
-/// R5 (b): two followers hold what the leader has not synced; it is restarted, and only it answers FENCE.
-fn only_the_restarted_leader_answers(mutant: Option<Mutant>) -> World {
-    let mut w = World::new(Plan { mutant, ..Plan::calm(3) });
-    w.settle();
-    w.clients = false;
-    w.run_well(ms(200));
-    let leader = w.the_leader();
-    w.places[leader].stuck_disk = true;
-    let ops: Vec<u64> = (0..20).map(|_| w.write(leader)).collect();
-    w.reach("they are acknowledged", |w| ops.iter().all(|&op| w.oracle.is_acknowledged(op)));
-    let synced = w.places[leader].durable(0);
-    w.kill(leader, ms(20));
-    w.places[leader].stuck_disk = false;
-    let held = w.log_end(leader);
-    assert!(held < synced + 20, "something was lost, or this history shows nothing");
-    w.reach("an election has begun", |w| w.electing());
-    for follower in (0..3).filter(|&m| m != leader) {
-        w.keep_down(follower);
-    }
-    let _ = w.run(Duration::from_secs(4));
-    w
-}
-
-#[test]
-fn a_restarted_leader_is_one_voter_and_no_more() {
-    let mut w = only_the_restarted_leader_answers(None);
-    assert_eq!(w.oracle.violation(), None);
-    assert!(w.electing(), "it alone is no read quorum any more");
-    w.heal();
-    w.settle();
-    w.check_everything();
-}
-
-#[test]
-fn counting_a_restarted_leader_as_a_quorum_is_noticed() {
-    let w = only_the_restarted_leader_answers(Some(Mutant::RestartedLeaderIsAQuorum));
-    assert!(w.oracle.violation().is_some_and(|v| v.contains("without all")), "{:?}", w.oracle.violation());
-}
+// R5 (b), a restarted leader is one voter and no more, has no scenario here: an engine without threads writes and syncs in
+// one step, so that its leader never acknowledges what it would lose by a restart. The model shows it (`model::mutants`).
 
 /// A leader is taken for gone while it lives and holds a lease; the next one writes, and the old one is read.
 fn a_leader_with_a_lease_is_taken_for_gone(mutant: Option<Mutant>) -> (World, u64, bool) {
