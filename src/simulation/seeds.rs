@@ -12,7 +12,7 @@ fn processors() -> usize {
 
 #[test]
 fn no_seed_loses_resurrects_or_contradicts_anything_and_all_heal() {
-    let count = from_environment("ARMDB_SIMULATION_SEEDS").unwrap_or(600);
+    let count = from_environment("ARMDB_SIMULATION_SEEDS").unwrap_or(300);
     let first = from_environment("ARMDB_SIMULATION_FIRST").unwrap_or(1);
     let found = search(first, count, &Cut::default(), 1, processors());
     println!("{}", found.figures());
