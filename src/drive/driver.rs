@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::failpoint::{Failpoints, Place, Step};
 use super::peer::Peer;
 use super::status::PartitionPicture;
 use crate::net::peer::PeerAuth;
@@ -83,6 +84,7 @@ struct Inner {
     register: Arc<dyn AsyncRegister>,
     auth: PeerAuth,
     tell: Box<dyn Fn(Notice) + Send + Sync>,
+    failpoints: Failpoints,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -116,6 +118,7 @@ impl Driver {
             register: setup.register,
             auth: setup.auth,
             tell: setup.tell,
+            failpoints: Failpoints::default(),
             tasks: tasks.clone(),
             stop: stop.clone(),
         });
@@ -163,6 +166,11 @@ impl Driver {
     pub async fn set_rank(&self, rank: u32) {
         self.inner.controller.lock().set_rank(rank);
         let _ = self.inner.events.send(Event::Tick).await;
+    }
+
+    /// Where a test may end or hold it.
+    pub fn failpoints(&self) -> &Failpoints {
+        &self.inner.failpoints
     }
 
     /// Dials those that are new or elsewhere now, forgets those that are gone.
@@ -218,24 +226,29 @@ async fn run(inner: Arc<Inner>, mut events: mpsc::Receiver<Event>) {
 }
 
 fn step(inner: &Arc<Inner>, event: Event) {
-    let actions = inner.controller.lock().step(inner.started.elapsed(), event);
+    let (actions, changing) = {
+        let mut controller = inner.controller.lock();
+        let actions = controller.step(inner.started.elapsed(), event);
+        (actions, controller.changing())
+    };
     for action in actions {
-        act(inner, action);
+        act(inner, action, changing);
     }
     inner.steps.send_modify(|steps| *steps += 1);
 }
 
-fn act(inner: &Arc<Inner>, action: Action) {
+fn act(inner: &Arc<Inner>, action: Action, changing: bool) {
+    let step = Step::of(&action, changing);
     match action {
-        Action::ReadRegister => answer(inner, move |inner| async move {
+        Action::ReadRegister => answer(inner, step, move |inner| async move {
             let outcome = inner.register.read().await;
             Event::RegisterRead(outcome)
         }),
-        Action::CompareAndSwap { expected, register } => answer(inner, move |inner| async move {
+        Action::CompareAndSwap { expected, register } => answer(inner, step, move |inner| async move {
             let outcome = inner.register.compare_and_swap(expected.as_ref(), &register).await;
             Event::CasDone(outcome)
         }),
-        Action::Send { request_id, member, timeout, request } => answer(inner, move |inner| async move {
+        Action::Send { request_id, member, timeout, request } => answer(inner, step, move |inner| async move {
             let peer = inner.peers.lock().get(&member).map(|watched| watched.peer.clone());
             let result = match peer {
                 Some(peer) => peer.send(*request, timeout).await,
@@ -248,11 +261,20 @@ fn act(inner: &Arc<Inner>, action: Action) {
 }
 
 /// Does what takes time beside the driver, and hands its outcome back as an event.
-fn answer<F: Future<Output = Event> + Send + 'static>(inner: &Arc<Inner>, work: impl FnOnce(Arc<Inner>) -> F) {
-    let events = inner.events.clone();
-    let work = work(Arc::clone(inner));
+fn answer<F>(inner: &Arc<Inner>, step: Option<Step>, work: impl FnOnce(Arc<Inner>) -> F + Send + 'static)
+where
+    F: Future<Output = Event> + Send + 'static,
+{
+    let inner = Arc::clone(inner);
     tokio::spawn(async move {
+        if let Some(step) = step {
+            inner.failpoints.pass(Place::Before(step)).await;
+        }
+        let outcome = work(Arc::clone(&inner)).await;
+        if let Some(step) = step {
+            inner.failpoints.pass(Place::After(step)).await;
+        }
         // Closed only while the driver stops: nobody waits for the answer.
-        let _ = events.send(work.await).await;
+        let _ = inner.events.send(outcome).await;
     });
 }

@@ -8,6 +8,7 @@
 //! exactly one answer. Where the register is and who runs the members is the business of the floors above.
 
 mod driver;
+pub mod failpoint;
 mod peer;
 pub mod status;
 mod wish;

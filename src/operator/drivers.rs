@@ -119,10 +119,14 @@ impl Drivers {
         self.running.lock().get(partition).map(|driven| driven.driver.picture(now))
     }
 
+    /// The driver of a partition.
+    pub fn driver(&self, partition: &Key) -> Option<Driver> {
+        self.running.lock().get(partition).map(|driven| driven.driver.clone())
+    }
+
     /// Hands a wish to the driver of a partition.
     pub async fn request(&self, partition: &Key, request: ControlRequest) {
-        let driver = self.running.lock().get(partition).map(|driven| driven.driver.clone());
-        if let Some(driver) = driver {
+        if let Some(driver) = self.driver(partition) {
             driver.request(request).await;
         }
     }

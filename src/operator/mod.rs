@@ -27,6 +27,8 @@ mod dereference;
 mod drivers;
 mod events;
 pub mod facts;
+#[cfg(debug_assertions)]
+mod failpoints;
 mod http;
 pub mod kinds;
 mod labels;
@@ -159,6 +161,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     tasks.spawn(lease::run(urgent, lease, options.identity.clone(), holding, ending.clone()));
     tasks.spawn(Arc::clone(&drivers).run(for_drivers, holds.clone()));
     let served = http::routes(Arc::clone(&cache), metrics.registry());
+    #[cfg(debug_assertions)]
+    let served = served.merge(failpoints::routes(Arc::clone(&drivers)));
     let serving = tokio::spawn(async move { axum::serve(listener, served).await });
     let context = Arc::new(Context { kube, cache, drivers, events, metrics });
     tasks.spawn(controller::run(context, for_controller, holds, ending.clone()));

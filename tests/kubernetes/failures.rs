@@ -1,13 +1,17 @@
 //! What a cluster survives: its pods, its nodes, its operator, the API server. An application works all the while, and
 //! everything it was promised is checked afterwards.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use armdb::client::{ReadLevel, ReadOptions};
+use futures::FutureExt as _;
 use serde_json::json;
 
+use crate::support::harness::harness_outcome;
 use crate::support::operator::{Cluster, NAMESPACE, operator};
 use crate::support::workload::Workload;
-use crate::support::{case, case_alone, eventually, get, harness, kubectl};
+use crate::support::{case, case_alone, definitions, eventually, get, harness, kubectl};
 
 /// A cluster, Ready, and an application at work on it.
 async fn working<'a>(namespace: &'a str, spec: serde_json::Value) -> (Cluster<'a>, Workload) {
@@ -60,21 +64,41 @@ async fn a_leader_whose_pod_is_taken_without_grace_is_replaced() {
     .await;
 }
 
+/// Whoever stands on the cut-off side may put, and must not be told that it is done; what was put there is gone when
+/// the node is back, on the leader of old as well.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_on_an_unplugged_node_is_replaced_and_follows_when_it_is_back() {
+async fn a_leader_on_an_unplugged_node_acknowledges_nothing_is_replaced_and_follows_without_its_tail() {
     case_alone("node-lost", async |namespace| {
         let (cluster, workload) = working(namespace, json!({})).await;
         let leader = cluster.leader().await;
         let pod = get(namespace, "pod", &leader).await.expect("it is there");
         let node = pod["spec"]["nodeName"].as_str().expect("it is placed").to_owned();
         let number = node.strip_prefix("node").expect("nodes are numbered");
+        let old = format!("{}:7400", pod["status"]["podIP"].as_str().expect("an address"));
+        let put = async |key: &str| {
+            let armdb = [env!("CARGO_BIN_EXE_armdb"), "--endpoints", &old, "put", "--timeout", "3", key, "lost"];
+            harness_outcome(&[&["node-run", number], &armdb[..]].concat()).await
+        };
+        put("orphan/reached").await.expect("from its node, too, the leader is reached");
+
         harness(&["node-down", number]).await;
+        let at_once = put("orphan/at-once").await;
+        at_once.expect_err("nobody else has it");
         cluster.another_leader(&leader).await;
+        put("orphan/later").await.expect_err("another one leads");
         workload.acknowledges(200).await;
         harness(&["node-up", number]).await;
         cluster.ready().await;
         let after = get(namespace, "pod", &leader).await.expect("it is there");
         assert_eq!(after["metadata"]["uid"], pod["metadata"]["uid"], "the pod was left alone");
+
+        let client = cluster.client().await;
+        let written = client.put("orphan/end", "found").await.expect("it is taken");
+        let here = ReadOptions { level: ReadLevel::AtLeast(written.token), member: Some(old), timeout: None };
+        for (key, there) in [("reached", true), ("at-once", false), ("later", false), ("end", true)] {
+            let read = client.get_with(format!("orphan/{key}"), &here).await.expect("the leader of old follows");
+            assert_eq!(read.is_some(), there, "{key} on {leader}");
+        }
         finish("node unplugged", workload).await;
     })
     .await;
@@ -173,6 +197,42 @@ async fn a_follower_that_is_held_back_is_told_with_its_lag_until_it_has_caught_u
         let failures = finish("follower held back", workload).await;
         assert_eq!(failures, 0, "the others were enough");
         eventually("there is no lag", async || (lag().await? == (0, 0)).then_some(())).await;
+    })
+    .await;
+}
+
+/// A definition that lets everything through, and an object of which the operator can make nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_nobody_can_read_fails_over_all_the_same_and_is_in_nobodys_way() {
+    case_alone("unreadable", async |namespace| {
+        let (cluster, workload) = working(namespace, json!({})).await;
+        let scenario = AssertUnwindSafe(async {
+            let anything = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+            let patch = json!([{"op": "replace", "path": "/spec/versions/0/schema", "value": anything}]).to_string();
+            kubectl(["patch", "crd", "armdbclusters.armdb.io", "--type=json", "-p", &patch]).await.expect("patched");
+            eventually("nonsense is let in", async || {
+                let patch = json!({"spec": {"replicas": "several"}}).to_string();
+                kubectl(["-n", namespace, "patch", "armdb", "kv", "--type=merge", "-p", &patch]).await.ok()
+            })
+            .await;
+            let (leader, epoch) = (cluster.leader().await, cluster.epoch().await);
+            harness(&["signal", "KILL", namespace, &leader]).await;
+            workload.acknowledges(200).await;
+            // Nobody writes a status: the register tells.
+            eventually("a later epoch is led", async || {
+                let register = get(namespace, "armdbpartition", "kv-0").await?["status"]["register"].clone();
+                (register["epoch"].as_i64()? > epoch && register["phase"] == "Leading").then_some(())
+            })
+            .await;
+            Cluster::apply(namespace, "other", json!({})).await.ready().await;
+        });
+        let outcome = scenario.catch_unwind().await;
+        definitions().await;
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+        cluster.change(json!({"replicas": 3})).await;
+        finish("unreadable", workload).await;
     })
     .await;
 }

@@ -16,7 +16,8 @@
 #   harness.sh power-cut N         ends every process of node N at once; its disk stays
 #   harness.sh power-on N          boots it again
 #   harness.sh stop COMPONENT      kills etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy or dns
-#   harness.sh start COMPONENT     starts it again
+#   harness.sh start COMPONENT     starts it again, unless it runs
+#   harness.sh mend                undoes all of these: components run, nodes have power, are plugged in and take pods
 #   harness.sh signal SIGNAL NAMESPACE POD [CONTAINER]   to a container's first process, from outside, as kill -9 would
 #   harness.sh collect DIR         logs, objects and events into DIR
 #
@@ -85,8 +86,11 @@ up() {
     ln -sf "$bin"/* "$ROOT/bin/"
     cp "$bin/pause.tar" "$ROOT/images/"
     "$here/certificates.sh"
+    # Held, it ends with whoever holds it, even if that is killed: nobody would be left to end it.
+    local tied=()
+    [ "${1:-}" != held ] || tied=(setpriv --pdeathsig KILL)
     # A session of its own, so that Ctrl-C at the caller ends the cluster by `down` and not in the middle of it.
-    setsid unshare --net --mount --pid --fork --kill-child --mount-proc \
+    setsid "${tied[@]}" unshare --net --mount --pid --fork --kill-child --mount-proc \
         "$here/init.sh" "$ROOT" >"$ROOT/log/init.log" 2>&1 </dev/null &
     local unshare=$!
     until [ -e "$ROOT/run/up" ]; do
@@ -112,7 +116,7 @@ down() {
 hold() {
     trap 'trap "" INT TERM HUP; down' EXIT
     trap 'exit 130' INT TERM HUP
-    up
+    up held
     echo up
     cat >/dev/null
 }
@@ -140,6 +144,30 @@ node_up() { rm -f "$ROOT/nodes/$1/unplugged"; run ip link set "cable$1" up; run 
 power_cut() { touch "$ROOT/nodes/$1/unplugged"; run "$here/boot.sh" off "$1"; }
 power_on() { run "$here/boot.sh" on "$1"; rm -f "$ROOT/nodes/$1/unplugged"; run "$here/volumes.sh" recycle; }
 
+ready() { run kubectl get --raw /readyz >/dev/null 2>&1; }
+nodes_ready() { [ "$(run kubectl get nodes --no-headers 2>/dev/null | grep -cw Ready)" = "$NODES" ]; }
+within() { # SECONDS CONDITION
+    local until=$((SECONDS + $1))
+    until "$2"; do
+        [ $SECONDS -lt $until ] || die "not $2 after $1 s"
+        sleep 0.2
+    done
+}
+
+mend() {
+    local name node
+    for name in etcd kube-apiserver kube-controller-manager kube-scheduler dns kube-proxy; do
+        run "$here/component.sh" start "$name"
+    done
+    within 120 ready
+    for node in $(seq "$NODES"); do
+        if [ ! -e "$ROOT/nodes/$node/init" ]; then power_on "$node"; fi
+        if [ -e "$ROOT/nodes/$node/unplugged" ]; then node_up "$node"; fi
+        run kubectl uncordon "node$node" >/dev/null
+    done
+    within 120 nodes_ready
+}
+
 signal() { # SIGNAL NAMESPACE POD [CONTAINER]
     local where node id
     where=$(run kubectl -n "$2" get pod "$3" -o \
@@ -152,7 +180,7 @@ signal() { # SIGNAL NAMESPACE POD [CONTAINER]
 command=${1:-}
 [ $# = 0 ] || shift
 case "$command" in
-    missing | up | down | hold | enter | images | import | signal) "$command" "$@" ;;
+    missing | up | down | hold | enter | images | import | signal | mend) "$command" "$@" ;;
     prepare) packages; "$here/binaries.sh" ;;
     run) run "$@" ;;
     node-run) on_node "$@" ;;

@@ -1,12 +1,17 @@
 //! The image, as a pod that a strict platform admits, and everything in the machine room that a member needs.
 
 use std::net::{IpAddr, ToSocketAddrs as _};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::support::http::http_get;
 use crate::support::members::{HTTP, IMAGE, members, running};
+use crate::support::operator::image_archive;
 use crate::support::{apply, case, eventually, get, harness, kubectl};
+
+/// Of the image that is shipped.
+const MAX_BYTES: u64 = 25_000_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_image_runs_under_the_restricted_standard_on_a_local_volume_and_is_reached_by_every_address() {
@@ -51,6 +56,48 @@ async fn there_is_an_image_to_upgrade_to_and_one_that_ends_at_once() {
         assert_eq!(exit_code(namespace, "broken").await, 1);
     })
     .await;
+}
+
+/// What anybody pulls: what is shipped is built with the profile `release`, and only that is small.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_image_holds_one_static_program_for_a_user_without_rights_and_is_small() {
+    case("archive", async |_| {
+        let archive = image_archive(IMAGE);
+        let archive = archive.to_str().expect("a path in UTF-8");
+        let manifest: Value =
+            serde_json::from_slice(&output("tar", &["-xOf", archive, "manifest.json"])).expect("JSON");
+        let config = manifest[0]["Config"].as_str().expect("a name");
+        let config: Value = serde_json::from_slice(&output("tar", &["-xOf", archive, config])).expect("JSON");
+        assert_eq!(config["config"]["User"], "65532:65532", "a number: Kubernetes sees that it is not root");
+        assert_eq!(config["config"]["Entrypoint"], json!(["/armdb"]));
+
+        let folder = tempfile::tempdir().expect("a folder");
+        let into = folder.path().to_str().expect("a path in UTF-8");
+        for layer in manifest[0]["Layers"].as_array().expect("a list") {
+            output("tar", &["-xf", archive, "-C", into, layer.as_str().expect("a name")]);
+            let layer = folder.path().join(layer.as_str().expect("a name"));
+            output("tar", &["-xf", layer.to_str().expect("a path in UTF-8"), "-C", into]);
+            std::fs::remove_file(layer).expect("it is there");
+        }
+        let files: Vec<_> = std::fs::read_dir(into).expect("it is there").flatten().map(|e| e.file_name()).collect();
+        assert_eq!(files, ["armdb"], "no shell, no library, no user database");
+        let program = folder.path().join("armdb");
+        let headers = output("readelf", &["--program-headers", program.to_str().expect("a path in UTF-8")]);
+        assert!(!String::from_utf8_lossy(&headers).contains("INTERP"), "it needs no loader: it is static");
+
+        let bytes = std::fs::metadata(archive).expect("it is there").len();
+        println!("the image has {} kB", bytes / 1000);
+        if std::env::var("PROFILE").is_ok_and(|profile| profile == "release") {
+            assert!(bytes < MAX_BYTES, "{bytes} bytes, at most {MAX_BYTES}");
+        }
+    })
+    .await;
+}
+
+fn output(program: &str, arguments: &[&str]) -> Vec<u8> {
+    let output = Command::new(program).args(arguments).output().expect("it is installed");
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
 }
 
 /// Runs `armdb` in a pod of its own to its end; what it printed.

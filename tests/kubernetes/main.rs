@@ -19,6 +19,7 @@ mod measures;
 mod nodes;
 mod register;
 mod rules;
+mod steps;
 mod support;
 
 #[path = "../../src/api/cases.rs"]

@@ -11,6 +11,15 @@ out=$(cd "$1" && pwd)
 ask() { run timeout 20 kubectl --request-timeout 15s "$@"; }
 into() { local file=$1; shift; "$@" >"$out/$file" 2>&1; }
 
+# A case may have failed while it kept the API server away, which alone knows the objects.
+if [ -e "$ROOT/run/up" ]; then
+    run "$here/component.sh" start kube-apiserver
+    for _ in $(seq 60); do
+        ! run timeout 20 kubectl --request-timeout 15s get --raw /readyz >/dev/null 2>&1 || break
+        sleep 0.5
+    done
+fi
+
 # Who does not answer at all is not asked thirty times.
 run timeout 20 kubectl --request-timeout 15s get --raw /readyz >"$out/readyz.txt" 2>&1 || ask() { :; }
 

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # component.sh start|stop NAME: a component of the control plane; runs inside the cluster.
 #
+# Starting what runs does nothing. What was stopped is gone when the command ends: nobody is answered any more, not even
+# halfway.
+#
 # Flags that are not Kubernetes' defaults are here for three reasons: the tests must not wait (grace periods), the
 # machine is small (no fsync, no leader election among one), or there is only one address to listen on.
 set -euo pipefail
@@ -54,10 +57,28 @@ become() {
 name=${2:-}
 names=" etcd kube-apiserver kube-controller-manager kube-scheduler kube-proxy dns "
 [[ "$names" = *" $name "* ]] || die "no component '$name': they are$names"
-case "$1" in
+pid=$(cat "run/$name.pid" 2>/dev/null) || pid=
+# A number may have been given to another process since: ours has its name among its words.
+runs() { [ -n "$pid" ] && tr '\0' '\n' <"/proc/$pid/cmdline" 2>/dev/null | grep -qxF -- "$name"; }
+
+start() {
+    ! runs || return 0
+    rm -f "run/$name.pid"
     # A session of its own: Ctrl-C at whoever asked is not meant for it.
-    start) setsid "$here/component.sh" become "$name" >>"log/$name.log" 2>&1 </dev/null & ;;
-    stop) kill -9 "$(cat "run/$name.pid")" || die "$name does not run" ;;
+    setsid "$here/component.sh" become "$name" >>"log/$name.log" 2>&1 </dev/null &
+    until [ -s "run/$name.pid" ]; do sleep 0.02; done
+}
+
+stop() {
+    runs || die "$name does not run"
+    kill -9 "$pid"
+    # Its sockets answer until its last thread is gone, and then it is buried.
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.02; done
+    rm -f "run/$name.pid"
+}
+
+case "$1" in
+    start | stop) "$1" ;;
     become) become "$name" ;;
     *) die "component.sh start|stop NAME" ;;
 esac

@@ -14,7 +14,6 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 project=$(cd "$here/../../.." && pwd)
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
-MAX_BYTES=$((25 * 1000 * 1000))
 
 cd "$project"
 profile=${PROFILE:-dev}
@@ -39,7 +38,3 @@ image() { # TAG PROGRAM ARGUMENT...
 image 1 "$program"
 image 2 "$program" --label org.opencontainers.image.version=2
 image broken "$(binaries)/broken"
-
-bytes=$(stat -c %s "$out/armdb-1.tar")
-say "the image has $((bytes / 1000)) kB"
-[ "$bytes" -lt $MAX_BYTES ] || [ "$profile" != release ] || die "the image is larger than $((MAX_BYTES / 1000)) kB"

@@ -17,16 +17,17 @@ static ROOM: RwLock<()> = RwLock::const_new(());
 /// run beside it.
 pub async fn case(name: &str, scenario: impl AsyncFnOnce(&str)) {
     let _beside = ROOM.read().await;
-    run(name, scenario).await;
+    run(name, false, scenario).await;
 }
 
-/// The same for a scenario that breaks nodes, the operator or the API server, or measures: nothing runs beside it.
+/// The same for a scenario that breaks nodes, the operator or the API server, or measures: nothing runs beside it, and
+/// what it has broken when it fails is mended for those that follow.
 pub async fn case_alone(name: &str, scenario: impl AsyncFnOnce(&str)) {
     let _alone = ROOM.write().await;
-    run(name, scenario).await;
+    run(name, true, scenario).await;
 }
 
-async fn run(name: &str, scenario: impl AsyncFnOnce(&str)) {
+async fn run(name: &str, alone: bool, scenario: impl AsyncFnOnce(&str)) {
     if !harness::is_running() {
         skip(name, "no Kubernetes: tests/run kubernetes starts one");
         return;
@@ -41,6 +42,9 @@ async fn run(name: &str, scenario: impl AsyncFnOnce(&str)) {
     if let Err(panic) = failed {
         let folder = harness::collect(name).await;
         eprintln!("{name} FAILED: logs, objects and events are in {}", folder.display());
+        if alone {
+            harness::harness(&["mend"]).await;
+        }
         std::panic::resume_unwind(panic);
     }
     println!("{name}: {} s", began.elapsed().as_secs());

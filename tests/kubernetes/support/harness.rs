@@ -11,9 +11,15 @@ pub fn is_running() -> bool {
 
 /// Runs `harness.sh` with these arguments; fails the case if it complains.
 pub async fn harness(arguments: &[&str]) -> String {
+    let outcome = harness_outcome(arguments).await;
+    outcome.unwrap_or_else(|complaint| panic!("harness.sh {}: {complaint}", arguments.join(" ")))
+}
+
+/// The same; what it complained of is for whoever asks.
+pub async fn harness_outcome(arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(script()).args(arguments).output().await.expect("the harness is there");
-    assert!(output.status.success(), "harness.sh {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
 /// Writes everything that tells what happened into a folder for `name`; where that is.

@@ -5,8 +5,13 @@ use tokio::net::{TcpStream, ToSocketAddrs};
 
 /// `GET path`: the status line and everything after it; the error if nobody answers.
 pub async fn http_get(address: impl ToSocketAddrs, path: &str) -> std::io::Result<String> {
+    http(address, "GET", path).await
+}
+
+/// The same with another verb.
+pub async fn http(address: impl ToSocketAddrs, verb: &str, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: armdb\r\nConnection: close\r\n\r\n");
+    let request = format!("{verb} {path} HTTP/1.1\r\nHost: armdb\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

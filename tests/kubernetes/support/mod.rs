@@ -9,7 +9,9 @@ pub mod history;
 pub mod http;
 pub mod kubectl;
 pub mod members;
+pub mod objects;
 pub mod operator;
+pub mod replicas;
 pub mod workload;
 
 pub use case::{case, case_alone};

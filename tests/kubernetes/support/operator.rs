@@ -1,7 +1,7 @@
 //! The operator as a user installs it, and the clusters it runs.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use armdb::api::{ArmdbClusterStatus, names};
 use armdb::client::{Client, ClientOptions};
@@ -54,11 +54,16 @@ pub async fn install() {
 pub fn image(image: &str) -> String {
     let (repository, tag) = image.rsplit_once(':').expect("the image has a tag");
     // On a Kubernetes that is kept, an image that was built anew has its old name: its date makes new pods.
-    let root = std::env::var_os("ARMDB_KUBERNETES_INSIDE").expect("this runs inside the harness");
-    let archive = Path::new(&root).join(format!("images/armdb-{tag}.tar"));
-    let built = archive.metadata().and_then(|meta| meta.modified()).expect("the image was built");
+    let built = image_archive(image).metadata().and_then(|meta| meta.modified()).expect("the image was built");
     let built = built.duration_since(std::time::UNIX_EPOCH).expect("a date").as_millis();
     format!("image.repository={repository},image.tag={tag},podAnnotations.built={built}")
+}
+
+/// The archive that the nodes have an image from.
+pub fn image_archive(image: &str) -> PathBuf {
+    let (_, tag) = image.rsplit_once(':').expect("the image has a tag");
+    let root = std::env::var_os("ARMDB_KUBERNETES_INSIDE").expect("this runs inside the harness");
+    Path::new(&root).join(format!("images/armdb-{tag}.tar"))
 }
 
 /// Runs `kubectl armdb` as people do: with this binary on the path as `kubectl-armdb`.
