@@ -10,6 +10,7 @@
 
 mod certificates;
 mod changes;
+mod chart;
 mod comings;
 mod failures;
 mod idle;

@@ -21,10 +21,15 @@ const RELEASE: &str = "armdb";
 
 /// Runs `helm` with these arguments; fails the case if it complains.
 pub async fn helm(arguments: &[&str]) -> String {
+    let outcome = helm_outcome(arguments).await;
+    outcome.unwrap_or_else(|complaint| panic!("helm {}: {complaint}", arguments.join(" ")))
+}
+
+/// The same; what it complained of is for whoever asks.
+pub async fn helm_outcome(arguments: &[&str]) -> Result<String, String> {
     let output = Command::new("helm").args(arguments).output().await.expect("helm is on the PATH of the harness");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "helm {}: {}", arguments.join(" "), text(&output.stderr));
-    text(&output.stdout)
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
 /// The chart of this tree.
