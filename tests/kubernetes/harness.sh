@@ -97,7 +97,7 @@ up() {
         # `unshare` may not have forked yet; it is gone only if it failed.
         kill -0 $unshare 2>/dev/null || not_up "it ended"
         pgrep -P $unshare >"$ROOT/run/init" || true
-        [ $((SECONDS - started)) -lt 180 ] || not_up "not every node is Ready after 180 s"
+        [ $((SECONDS - started)) -lt 600 ] || not_up "not every node is Ready after 600 s"
         sleep 0.1
     done
     say "Kubernetes with $NODES nodes is up after $((SECONDS - started)) s"
@@ -159,13 +159,13 @@ mend() {
     for name in etcd kube-apiserver kube-controller-manager kube-scheduler dns kube-proxy; do
         run "$here/component.sh" start "$name"
     done
-    within 120 ready
+    within 300 ready
     for node in $(seq "$NODES"); do
         if [ ! -e "$ROOT/nodes/$node/init" ]; then power_on "$node"; fi
         if [ -e "$ROOT/nodes/$node/unplugged" ]; then node_up "$node"; fi
         run kubectl uncordon "node$node" >/dev/null
     done
-    within 120 nodes_ready
+    within 300 nodes_ready
 }
 
 signal() { # SIGNAL NAMESPACE POD [CONTAINER]

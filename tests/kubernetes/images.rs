@@ -113,7 +113,7 @@ async fn run_once(namespace: &str, name: &str, image: &str, arguments: &[&str]) 
     apply(namespace, &[json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})]).await;
     let pod = format!("pod/{name}");
     let ended = "--for=jsonpath={.status.containerStatuses[0].state.terminated.exitCode}";
-    kubectl(["-n", namespace, "wait", ended, &pod, "--timeout=120s"]).await.expect("it ends");
+    kubectl(["-n", namespace, "wait", ended, &pod, "--timeout=300s"]).await.expect("it ends");
     kubectl(["-n", namespace, "logs", &pod]).await.expect("its logs are there")
 }
 
@@ -129,7 +129,7 @@ async fn a_signal_from_outside_meets_the_program_as_the_kernel_would_send_it() {
         running(namespace).await;
         harness(&["signal", "KILL", namespace, "kv-0-0"]).await;
         let restarted = "--for=jsonpath={.status.containerStatuses[0].restartCount}=1";
-        let waited = kubectl(["-n", namespace, "wait", restarted, "pod/kv-0-0", "--timeout=120s"]).await;
+        let waited = kubectl(["-n", namespace, "wait", restarted, "pod/kv-0-0", "--timeout=300s"]).await;
         waited.expect("it is started again");
         let pod = get(namespace, "pod", "kv-0-0").await.expect("it is there");
         let ended = &pod["status"]["containerStatuses"][0]["lastState"]["terminated"];

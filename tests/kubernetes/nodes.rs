@@ -8,7 +8,7 @@ use crate::support::members::{IMAGE, members, running};
 use crate::support::{apply, case_alone, eventually, get, harness, kubectl};
 
 async fn wait(arguments: &[&str]) {
-    let all = [&["wait", "--timeout=120s"], arguments].concat();
+    let all = [&["wait", "--timeout=300s"], arguments].concat();
     kubectl(&all).await.unwrap_or_else(|complaint| panic!("kubectl {}: {complaint}", all.join(" ")));
 }
 

@@ -131,7 +131,7 @@ async fn take_away(namespace: &str, pod: &str) {
 async fn bring_back(namespace: &str, pod: &str) {
     kubectl(["uncordon", &node_of(namespace, pod).await]).await.expect("uncordoned");
     let running = "--for=jsonpath={.status.phase}=Running";
-    let waited = kubectl(["-n", namespace, "wait", running, &format!("pod/{pod}"), "--timeout=120s"]).await;
+    let waited = kubectl(["-n", namespace, "wait", running, &format!("pod/{pod}"), "--timeout=300s"]).await;
     waited.expect("it runs again");
 }
 

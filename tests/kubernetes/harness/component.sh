@@ -20,6 +20,7 @@ api() {
 
 # shellcheck disable=SC2046 # the flags are words
 become() {
+    go_first
     echo $$ >"run/$1.pid"
     case "$1" in
         etcd)

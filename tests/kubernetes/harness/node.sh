@@ -10,6 +10,7 @@ socket=/run/containerd/containerd.sock
 cd "$disk"
 export PATH="$ROOT/bin:$PATH"
 
+go_first
 hostname "node$node"
 sysctl -qw net.ipv4.ip_forward=1
 # Directories that are wired into kubelet, containerd and CNI: each node has its own, gone with its power ...

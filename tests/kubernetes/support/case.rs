@@ -63,7 +63,7 @@ async fn make_namespace(name: &str) {
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
     apply("default", &[namespace]).await;
     // Pods are refused until there is one.
-    kubectl(["-n", name, "wait", "--for=create", "serviceaccount/default", "--timeout=60s"])
+    kubectl(["-n", name, "wait", "--for=create", "serviceaccount/default", "--timeout=300s"])
         .await
         .expect("the namespace gets its service account");
 }

@@ -11,7 +11,7 @@ pub async fn definitions() {
     kubectl([
         "wait",
         "--for=condition=Established",
-        "--timeout=60s",
+        "--timeout=300s",
         "crd/armdbclusters.armdb.io",
         "crd/armdbpartitions.armdb.io",
     ])

@@ -77,6 +77,6 @@ pub fn members(image: &str, replicas: usize) -> Vec<Value> {
 
 /// Waits until every pod of them runs.
 pub async fn running(namespace: &str) {
-    let waited = kubectl(["-n", namespace, "rollout", "status", "statefulset/kv-0", "--timeout=120s"]).await;
+    let waited = kubectl(["-n", namespace, "rollout", "status", "statefulset/kv-0", "--timeout=300s"]).await;
     waited.unwrap_or_else(|complaint| panic!("the members do not run: {complaint}"));
 }

@@ -22,7 +22,7 @@ pub use kubectl::{apply, get, kubectl, kubectl_reading};
 use std::time::Duration;
 
 /// A wait that takes longer has found a hang, not a slow machine.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Between two looks at something that cannot wake us.
 pub const LOOK: Duration = Duration::from_millis(100);

@@ -51,7 +51,7 @@ pub async fn operator() {
 pub async fn install() {
     let whence = ["upgrade", "--install", RELEASE, &chart(), "--namespace", NAMESPACE, "--create-namespace"];
     // Another case may have applied the definitions by hand.
-    let how = ["--set-string", &image(IMAGE), "--take-ownership", "--wait", "--timeout", "2m"];
+    let how = ["--set-string", &image(IMAGE), "--take-ownership", "--wait", "--timeout", "5m"];
     helm(&[&whence[..], &how[..]].concat()).await;
 }
 
@@ -111,7 +111,7 @@ impl<'a> Cluster<'a> {
     /// Waits as a pipeline does.
     pub async fn ready(&self) {
         let object = format!("armdb/{}", self.name);
-        let waited = kubectl(["-n", self.namespace, "wait", "--for=condition=Ready", &object, "--timeout=2m"]).await;
+        let waited = kubectl(["-n", self.namespace, "wait", "--for=condition=Ready", &object, "--timeout=5m"]).await;
         waited.unwrap_or_else(|complaint| panic!("{object} is not Ready: {complaint}"));
     }
 
