@@ -216,7 +216,7 @@ async fn where_failover_is_manual_nobody_takes_over_unasked() {
         eventually("nobody leads", async || (cluster.condition("Available").await.0 == "False").then_some(())).await;
         let heir = ["kv-0-0", "kv-0-1", "kv-0-2"].into_iter().find(|name| *name != leader).expect("another");
         kubectl_armdb(&["-n", namespace, "promote", "kv", heir]).await.expect("it is done");
-        assert_eq!(cluster.leader().await, heir);
+        eventually("it leads", async || (cluster.leader().await == heir).then_some(())).await;
         let read = client.get("kept").await.expect("it is answered");
         assert_eq!(read.expect("it is there").bytes, "data");
         kubectl(["uncordon", node]).await.expect("uncordoned");

@@ -211,7 +211,7 @@ async fn a_cluster_that_nobody_can_read_fails_over_all_the_same_and_is_in_nobody
             let patch = json!([{"op": "replace", "path": "/spec/versions/0/schema", "value": anything}]).to_string();
             kubectl(["patch", "crd", "armdbclusters.armdb.io", "--type=json", "-p", &patch]).await.expect("patched");
             eventually("nonsense is let in", async || {
-                let patch = json!({"spec": {"replicas": "several"}}).to_string();
+                let patch = json!({"spec": {"replication": "a lot"}}).to_string();
                 kubectl(["-n", namespace, "patch", "armdb", "kv", "--type=merge", "-p", &patch]).await.ok()
             })
             .await;
@@ -231,7 +231,7 @@ async fn a_cluster_that_nobody_can_read_fails_over_all_the_same_and_is_in_nobody
         if let Err(panic) = outcome {
             std::panic::resume_unwind(panic);
         }
-        cluster.change(json!({"replicas": 3})).await;
+        cluster.change(json!({"replication": null})).await;
         finish("unreadable", workload).await;
     })
     .await;
