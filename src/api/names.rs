@@ -140,6 +140,11 @@ pub mod annotation {
     pub const RETRY_ROLLOUT: &str = "armdb.io/retry-rollout";
     /// Asks for a switchover: `<member|any>@<requestID>`.
     pub const SWITCHOVER: &str = "armdb.io/switchover";
+    /// Makes one member's data the truth, giving up whatever else was acknowledged:
+    /// `<member>@<clusterID>@<requestID>`.
+    pub const RECOVER: &str = "armdb.io/recover-accepting-data-loss";
+    /// Renames data that an unsafe recovery left behind aside: `<member>@<storageID>@<requestID>`.
+    pub const SET_ASIDE: &str = "armdb.io/set-aside";
     /// The value of [`RETRY_ROLLOUT`] that was heeded last, on a StatefulSet.
     pub const RETRIED_ROLLOUT: &str = "armdb.io/retried-rollout";
 }

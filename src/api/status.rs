@@ -307,7 +307,7 @@ pub enum MemberState {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Transition {
-    /// Bootstrap, Failover, Switchover, Reconfiguration (voters changed), Adoption.
+    /// Bootstrap, Failover, Switchover, Reconfiguration (voters changed), Adoption, UnsafeRecovery.
     #[serde(rename = "type")]
     pub transition_type: TransitionType,
     /// The partition.
@@ -343,4 +343,6 @@ pub enum TransitionType {
     Reconfiguration,
     /// The register was rebuilt from the members.
     Adoption,
+    /// Most volumes were lost; somebody made one member's data the truth.
+    UnsafeRecovery,
 }

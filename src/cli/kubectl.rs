@@ -17,9 +17,10 @@ use serde_json::json;
 use super::{Failure, Format, Global, block_on, output, status};
 use crate::api::names::annotation;
 use crate::api::{ArmdbClusterStatus, PartitionState};
-use crate::ident::AttemptId;
+use crate::ident::{AttemptId, ClusterId, Sid};
 use crate::operator::client::{ErrorKind, Kube, KubeError};
 use crate::operator::kinds::Kind;
+use crate::topology::controller::REFUSED;
 
 /// An API server that takes longer does not answer.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -59,7 +60,37 @@ enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]
         wait_seconds: u32,
     },
+    /// Make one member's data the truth when a majority of the volumes is lost; what else was acknowledged is lost
+    ///
+    /// Members that come back later are refused until their data is set aside. A leader that still runs somewhere
+    /// out of reach is not stopped by this. Refused while enough members answer to go on without losing anything.
+    Recover {
+        /// Name of the ArmdbCluster
+        cluster: String,
+        /// The member whose data becomes the truth
+        #[arg(long, value_name = "MEMBER")]
+        from: String,
+        /// The id of the cluster, as its status tells it: so that it is the cluster you mean
+        #[arg(long, value_name = "CLUSTER_ID")]
+        cluster_id: ClusterId,
+        /// You know that acknowledged writes may be lost, and accept it
+        #[arg(long)]
+        accept_data_loss: bool,
+    },
+    /// Rename a member's data aside after an unsafe recovery, so that it joins anew with an empty directory
+    SetAside {
+        /// Name of the ArmdbCluster
+        cluster: String,
+        /// The member
+        member: String,
+        /// The storage it holds, as the status tells it: so that it is the data you mean
+        #[arg(long, value_name = "STORAGE_ID")]
+        sid: Sid,
+    },
 }
+
+/// How long the operator may take for what is not a switchover.
+const REQUESTED: Duration = Duration::from_secs(120);
 
 struct Cluster {
     kube: Kube,
@@ -83,6 +114,15 @@ pub fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
             Command::Promote { cluster, member, wait_seconds } => {
                 let wait = Duration::from_secs(u64::from(wait_seconds));
                 Cluster { kube, namespace, name: cluster }.promote(&member, wait, global).await
+            }
+            Command::Recover { from, accept_data_loss: false, .. } => Err(super::recover::not_accepted(&from)),
+            Command::Recover { cluster, from, cluster_id, accept_data_loss: true } => {
+                let cluster = Cluster { kube, namespace, name: cluster };
+                cluster.ask_once(annotation::RECOVER, &format!("{from}@{cluster_id}"), global).await
+            }
+            Command::SetAside { cluster, member, sid } => {
+                let cluster = Cluster { kube, namespace, name: cluster };
+                cluster.ask_once(annotation::SET_ASIDE, &format!("{member}@{sid}"), global).await
             }
         }
     })
@@ -121,22 +161,37 @@ impl Cluster {
         Ok(ExitCode::SUCCESS)
     }
 
-    async fn promote(&self, member: &str, wait: Duration, global: &Global) -> anyhow::Result<ExitCode> {
+    /// Asks by annotation; the status that says what became of it.
+    async fn request(&self, annotation: &str, what: &str, wait: Duration) -> anyhow::Result<ArmdbClusterStatus> {
         let before = self.read().await?;
         let id = &AttemptId::random().to_string()[..12];
-        let request = format!("{member}@{id}");
+        let request = format!("{what}@{id}");
         let body = json!({"metadata": {
             "resourceVersion": before.metadata.resource_version,
-            "annotations": {annotation::SWITCHOVER: request},
+            "annotations": {annotation: request},
         }});
         self.kube.merge(Kind::Cluster, &self.namespace, &self.name, &body).await.map_err(explain)?;
-        let answered = tokio::time::timeout(wait, self.answer(id)).await;
-        let Ok(status) = answered else {
+        tokio::time::timeout(wait, self.answer(id)).await.unwrap_or_else(|_| {
             let text = format!("the operator did not say within {} s what became of {request}", wait.as_secs());
             let remedy = "it may still be done; kubectl describe armdb shows events, and whether an operator runs";
-            return Err(Failure::unreachable(text).remedy(remedy).into());
-        };
-        let status = status?;
+            Err(Failure::unreachable(text).remedy(remedy).into())
+        })
+    }
+
+    /// Asks by annotation for what is told by its outcome alone.
+    async fn ask_once(&self, annotation: &str, what: &str, global: &Global) -> anyhow::Result<ExitCode> {
+        let status = self.request(annotation, what, REQUESTED).await?;
+        let outcome = status.last_request.as_ref().map(|request| request.outcome.clone()).unwrap_or_default();
+        match global.output {
+            Format::Json => output::json(&status.last_request)?,
+            Format::Text => output::line(&outcome)?,
+        }
+        let done = !outcome.starts_with("not done") && !outcome.starts_with(REFUSED);
+        Ok(if done { ExitCode::SUCCESS } else { ExitCode::from(super::failure::EXIT_FAILURE) })
+    }
+
+    async fn promote(&self, member: &str, wait: Duration, global: &Global) -> anyhow::Result<ExitCode> {
+        let status = self.request(annotation::SWITCHOVER, member, wait).await?;
         let outcome = status.last_request.as_ref().map(|request| request.outcome.clone()).unwrap_or_default();
         let leads = |partition: &&crate::api::PartitionStatus| {
             partition.state == PartitionState::Available

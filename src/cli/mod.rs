@@ -27,6 +27,7 @@ pub mod node;
 pub mod operator;
 pub mod output;
 pub mod put;
+pub mod recover;
 pub mod scan;
 #[cfg(feature = "simulation")]
 pub mod sim;
@@ -115,6 +116,10 @@ pub enum Command {
     #[cfg(feature = "simulation")]
     #[allow(missing_docs)]
     Sim(sim::Args),
+    #[allow(missing_docs)]
+    Recover(recover::Args),
+    #[allow(missing_docs)]
+    SetAside(recover::SetAsideArgs),
 }
 
 impl Command {
@@ -140,6 +145,8 @@ impl Command {
             Self::Adopt(args) => adopt::run(args, global),
             #[cfg(feature = "simulation")]
             Self::Sim(args) => sim::run(args, global),
+            Self::Recover(args) => recover::run(args, global),
+            Self::SetAside(args) => recover::set_aside(args, global),
         }
     }
 

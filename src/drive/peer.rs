@@ -68,6 +68,8 @@ impl Peer {
                 Request::Assemble(message) => calls.assemble(crate::net::proto::AssembleRequest::from(message)).await,
                 Request::Promote(message) => calls.promote(crate::net::proto::PromoteRequest::from(message)).await,
                 Request::Follow(message) => calls.follow(crate::net::proto::FollowRequest::from(message)).await,
+                Request::Recover(message) => calls.recover(crate::net::proto::RecoverRequest::from(message)).await,
+                Request::SetAside(message) => calls.set_aside(crate::net::proto::SetAsideRequest::from(message)).await,
             };
             reply.map_err(|status| explain(&status)).and_then(|reply| read_reply(reply.into_inner()))
         };

@@ -556,7 +556,7 @@ impl Shard {
         if !self.ready.load(Ordering::Acquire) {
             // An amnesic shard catches up; a syncing one is filled from the start of a log, or after a full copy.
             match self.state() {
-                ShardState::Ready | ShardState::Amnesic => {}
+                ShardState::Ready | ShardState::Damaged { .. } | ShardState::Amnesic => {}
                 ShardState::Syncing if !self.staging.load(Ordering::Acquire) => {
                     self.drop_unusable().map_err(|_| ChunkError::Failed)?;
                 }

@@ -16,6 +16,10 @@ pub trait EngineListener: Send + Sync {
     fn applied(&self, shard: u16, gsn: Gsn) {
         let _ = (shard, gsn);
     }
+    /// What the data of `shard` is worth has changed, by what the engine found itself.
+    fn state_changed(&self, shard: u16) {
+        let _ = shard;
+    }
     /// The engine has failed; the process must stop.
     fn failed(&self, reason: &str) {
         let _ = reason;

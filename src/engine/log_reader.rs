@@ -63,6 +63,7 @@ impl ShardLogReader {
                     Parsed::Record(record) => record,
                     Parsed::Nothing => break,
                     Parsed::Invalid(why) => {
+                        self.shard.suspect(segment.slot);
                         return Err(EngineError::Corrupt {
                             shard: self.shard.id,
                             what: format!("{} at {offset}: {why}", Segment::file_name(segment.id())),
@@ -201,7 +202,7 @@ impl Shard {
     }
 
     /// Walks the segment that holds `gsn` from its start; checksums are not verified on the way.
-    fn walk_to(&self, gsn: Gsn) -> Option<(LogTail, Arc<Segment>, u64)> {
+    pub(crate) fn walk_to(&self, gsn: Gsn) -> Option<(LogTail, Arc<Segment>, u64)> {
         let segments = self.log_segments();
         let at = segments.partition_point(|segment| segment.base_gsn() <= gsn + 1).checked_sub(1)?;
         // The newest segment may begin after `gsn` and be empty: the walk of the one before ends there too.

@@ -244,7 +244,7 @@ impl Engine {
         for (shard, lost) in opened.iter().zip(lost) {
             // So may what a failed sync has dropped from the page cache that it was acknowledged from.
             let amnesic = amnesic || relaxed && lost;
-            if amnesic && purpose == Purpose::Member && shard.state() == ShardState::Ready {
+            if amnesic && purpose == Purpose::Member && shard.state().is_usable() {
                 shard.set_state(ShardState::Amnesic)?;
             }
         }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::error::EngineError;
 use super::format::record::{Kind, Record};
+use super::index::Location;
 use super::segment::View;
 use super::shard::Shard;
 use super::tree::{TreeId, TreeKind};
@@ -42,7 +43,9 @@ impl Shard {
     ) -> Result<Option<Value>, EngineError> {
         self.check_readable(tree, "reading")?;
         let hash = self.shared.hash(tree.0, key);
-        let read = |view: &View, record: Record<'_>, _| self.value(view, &record, now_ms);
+        let read = |view: &View, record: Record<'_>, at: Location| {
+            self.value(view, &record, now_ms).inspect_err(|_| self.suspect(at.segment))
+        };
         self.find(hash, tree.0, key, read).unwrap_or_else(|| self.none_or_damage(hash))
     }
 
@@ -92,6 +95,7 @@ impl Shard {
             false
         });
         let (at, path) = damaged?;
+        self.suspect(at.segment);
         // Neither the place nor the files were replaced while it was looked at.
         (view.index.contains(hash, at) && std::sync::Arc::ptr_eq(&view, &self.view.load()))
             .then(|| format!("{} has no sound record at {}, where one was written", path.display(), at.offset_bytes()))
@@ -130,7 +134,9 @@ impl Shard {
             }
             drop(view);
             for (hash, key) in hashes.iter().zip(group) {
-                let read = |view: &View, record: Record<'_>, _| self.value(view, &record, || now_ms);
+                let read = |view: &View, record: Record<'_>, at: Location| {
+                    self.value(view, &record, || now_ms).inspect_err(|_| self.suspect(at.segment))
+                };
                 values.push(self.find(*hash, tree.0, key, read).unwrap_or_else(|| self.none_or_damage(*hash))?);
             }
         }

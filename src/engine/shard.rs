@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::compaction::Housekeeping;
+use super::damage::Watch;
 use super::error::EngineError;
 use super::files::Files;
 use super::format::record::Record;
@@ -34,11 +35,12 @@ pub struct Shard {
     pub(crate) files: Mutex<Files>,
     pub(crate) apply: Mutex<()>,
     pub(crate) housekeeping: Housekeeping,
+    pub(crate) damage: Watch,
     pub(crate) log: Mutex<Log>,
     pub(crate) view: ArcSwap<View>,
     /// Files that are ready for the next segments.
     pub(crate) spares: AtomicUsize,
-    /// Whether the state is Ready.
+    /// Whether the state is Ready, or Damaged.
     pub(crate) ready: AtomicBool,
     /// Whether a full sync of it is under way: its log takes nothing meanwhile.
     pub(crate) staging: AtomicBool,
@@ -65,7 +67,7 @@ impl Shard {
         self.shared.poison.check()?;
         let _stopped = self.stop_housekeeping();
         let mut files = self.files.lock();
-        if files.is_void() && matches!(state, ShardState::Ready | ShardState::Amnesic) {
+        if files.is_void() && (state.is_usable() || state == ShardState::Amnesic) {
             let (shard, was) = (self.id, files.state().clone());
             return Err(EngineError::NotReady { shard, state: was, operation: "calling its unread data sound" });
         }
@@ -73,7 +75,7 @@ impl Shard {
             super::full_sync::discard_staged(&self.shared.disk, &self.dir);
         }
         self.ready.store(false, Ordering::Release);
-        let ready = state == ShardState::Ready;
+        let ready = state.is_usable();
         self.shared.failing(files.set_state(&self.shared, &self.dir, state))?;
         self.ready.store(ready, Ordering::Release);
         Ok(())

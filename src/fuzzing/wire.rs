@@ -112,8 +112,15 @@ pub(super) fn message_seeds() -> Seeds {
         live_led: 0,
         last_config: Some(config.clone()),
     };
-    let shard =
-        m::ShardReport { state: m::DataState::Ready, tail, commit: 70, durable: 75, log_floor: 3, tombstone_floor: 1 };
+    let shard = m::ShardReport {
+        state: m::DataState::Ready,
+        tail,
+        commit: 70,
+        durable: 75,
+        log_floor: 3,
+        tombstone_floor: 1,
+        known_commit: 80,
+    };
     let health = m::HealthReport {
         standing: standing.clone(),
         role: m::Role::Leader,
@@ -130,6 +137,8 @@ pub(super) fn message_seeds() -> Seeds {
         caught_up: true,
         serving: true,
         trouble: String::new(),
+        clock_skew_ms: 0,
+        leader_stall: Duration::ZERO,
     };
     let promote = m::PromoteRequest {
         envelope: envelope.clone(),
@@ -145,6 +154,7 @@ pub(super) fn message_seeds() -> Seeds {
         lease_remaining: Duration::from_micros(123_456),
         shard_time_ms: 8,
         drained: true,
+        figures: vec![m::VoterFigure { sid: Sid(4), open_count: 3, held: vec![70] }],
     });
     let refused = m::Reply::Refused(m::Refusal::Promised { promised: 8, asked: 7 }, Box::new(standing.clone()));
     let hello = proto::Hello {

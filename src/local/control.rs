@@ -19,19 +19,24 @@ use super::directory::control_socket;
 use super::running::{Running, wait_for};
 use crate::api::names;
 use crate::drive::Driver;
-use crate::ident::{AttemptId, ClusterId};
+use crate::ident::{AttemptId, ClusterId, Sid};
 use crate::net::proto::local_client::LocalClient;
 use crate::net::proto::local_server::{Local, LocalServer};
 use crate::net::proto::{
-    AdoptRequest, AdoptResponse, LocalStatusRequest, LocalStatusResponse, SwitchoverRequest, SwitchoverResponse,
+    AdoptRequest, AdoptResponse, LocalStatusRequest, LocalStatusResponse, RecoverClusterRequest,
+    RecoverClusterResponse, SetAsideMemberRequest, SetAsideMemberResponse, SwitchoverRequest, SwitchoverResponse,
 };
-use crate::topology::controller::ControlRequest;
+use crate::topology::controller::{ControlRequest, REFUSED};
 use crate::topology::view::PartitionState;
 
 /// A switchover that is not done by then is told as such; it may still happen.
 const SWITCHOVER: Duration = Duration::from_secs(30);
 /// As above, for a register that is rebuilt.
 const ADOPT: Duration = Duration::from_secs(30);
+/// As above, for an unsafe recovery.
+const RECOVER: Duration = Duration::from_secs(30);
+/// As above, for a member that comes back with new storage.
+const SET_ASIDE: Duration = Duration::from_secs(90);
 /// A local supervisor that does not take a connection in this time is not there.
 const CONNECT: Duration = Duration::from_secs(2);
 
@@ -194,6 +199,66 @@ impl Local for Service {
             Err(_) => Err(Status::failed_precondition(format!(
                 "cluster {cluster_id} does not serve after {} s; {}",
                 ADOPT.as_secs(),
+                self.running.obstacles()
+            ))),
+        }
+    }
+
+    async fn recover(
+        &self,
+        request: Request<RecoverClusterRequest>,
+    ) -> Result<Response<RecoverClusterResponse>, Status> {
+        let request = request.into_inner();
+        let cluster_id: ClusterId =
+            request.cluster_id.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        if !request.accept_data_loss {
+            return Err(Status::failed_precondition("nothing was done: the loss of data was not accepted"));
+        }
+        let driver = self.driver_of(Some(&request.from))?;
+        let id = AttemptId::random().to_string();
+        driver.request(ControlRequest::Recover { cluster_id, from: request.from.clone(), id: id.clone() }).await;
+        let done = wait_for(driver, |view| {
+            let outcome = view.last_request.as_ref().filter(|request| request.id == id)?.outcome.clone();
+            match (outcome.strip_prefix(REFUSED), view.state) {
+                (Some(why), _) => Some(Err(why.to_owned())),
+                (None, PartitionState::Available) => Some(Ok(outcome)),
+                (None, _) => None,
+            }
+        });
+        match tokio::time::timeout(RECOVER, done).await {
+            Ok(Ok(message)) => Ok(Response::new(RecoverClusterResponse { message })),
+            Ok(Err(why)) => Err(Status::failed_precondition(format!("nothing was given up: {why}"))),
+            Err(_) => Err(Status::deadline_exceeded(format!(
+                "{} does not lead after {} s; {}",
+                request.from,
+                RECOVER.as_secs(),
+                self.running.obstacles()
+            ))),
+        }
+    }
+
+    async fn set_aside(
+        &self,
+        request: Request<SetAsideMemberRequest>,
+    ) -> Result<Response<SetAsideMemberResponse>, Status> {
+        let SetAsideMemberRequest { member, sid } = request.into_inner();
+        let sid: Sid = sid.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        let driver = self.driver_of(Some(&member))?;
+        let id = AttemptId::random().to_string();
+        driver.request(ControlRequest::SetAside { member: member.clone(), sid, id: id.clone() }).await;
+        let done = wait_for(driver, |view| {
+            let outcome = view.last_request.as_ref().filter(|request| request.id == id)?.outcome.clone();
+            Some(match outcome.strip_prefix(REFUSED) {
+                Some(why) => Err(why.to_owned()),
+                None => Ok(outcome),
+            })
+        });
+        match tokio::time::timeout(SET_ASIDE, done).await {
+            Ok(Ok(message)) => Ok(Response::new(SetAsideMemberResponse { message })),
+            Ok(Err(why)) => Err(Status::failed_precondition(format!("nothing was set aside: {why}"))),
+            Err(_) => Err(Status::deadline_exceeded(format!(
+                "{member} did not come back with new storage within {} s; {}",
+                SET_ASIDE.as_secs(),
                 self.running.obstacles()
             ))),
         }

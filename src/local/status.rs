@@ -144,7 +144,13 @@ impl StatusBuilder {
                 (None, true) => "Sound",
             },
             unsound.map_or(full, |member| {
-                let why = told.iter().filter(|c| c.kind == "Quarantined").map(|c| c.text.as_str()).collect::<Vec<_>>();
+                let storage = |kind| {
+                    matches!(
+                        kind,
+                        "Quarantined" | "Damaged" | "RolledBack" | "LineageOld" | "ForeignStorage" | "CopiedStorage"
+                    )
+                };
+                let why = told.iter().filter(|c| storage(c.kind)).map(|c| c.text.as_str()).collect::<Vec<_>>();
                 let is = format!("{} is {:?}", member.name, member.state);
                 if why.is_empty() { is } else { format!("{is}: {}", why.join("; ")) }
             }),

@@ -48,6 +48,7 @@ pub(super) fn reports(member: &Member, shards: usize, os: bool) -> Vec<ShardRepo
         durable: if os { s.log.len() } else { s.believed }.into(),
         log_floor: s.floor.into(),
         tombstone_floor: 0,
+        known_commit: 0,
     };
     member.shards[..shards].iter().map(report).collect()
 }
@@ -125,6 +126,7 @@ impl Setup {
             durable: s.log.len().into(),
             log_floor: s.floor.into(),
             tombstone_floor: 0,
+            known_commit: 0,
         };
         let reply = FenceReply {
             standing,
@@ -132,6 +134,7 @@ impl Setup {
             lease_remaining: Duration::ZERO,
             shard_time_ms: 0,
             drained: false,
+            figures: Vec::new(),
         };
         Answer { name: String::new(), reply, at: Duration::ZERO }
     }
@@ -361,7 +364,7 @@ impl Setup {
             as_learner: false,
         };
         let mut core = core_of(state, m);
-        let Ok(step) = core.begin_follow(&request) else { return };
+        let Ok(step) = core.begin_follow(&request, false) else { return };
         if core.finish_follow(step).is_ok() {
             let member = &mut state.members[m];
             take_back(member, &core);

@@ -204,6 +204,7 @@ impl Leases {
                 durable: 0,
                 log_floor: 1,
                 tombstone_floor: 0,
+                known_commit: 0,
             };
             let reply = FenceReply {
                 standing,
@@ -211,6 +212,7 @@ impl Leases {
                 lease_remaining: t.remaining,
                 shard_time_ms: 0,
                 drained: false,
+                figures: Vec::new(),
             };
             let at = self.clock(moment, CONTROLLER, t.at);
             (sid(t.member.into()), Answer { name: String::new(), reply, at })

@@ -55,6 +55,8 @@ fn report(core: &MemberCore) -> HealthReport {
         caught_up: true,
         serving: true,
         trouble: String::new(),
+        clock_skew_ms: 0,
+        leader_stall: Duration::ZERO,
     }
 }
 
@@ -84,7 +86,10 @@ impl Run {
                         Request::Fence(request) => drop(self.fences.insert(m, (request_id, request))),
                         Request::Assemble(request) => drop(self.assembles.insert(m, (request_id, request))),
                         Request::Promote(request) => self.promote = Some((request_id, request)),
-                        request @ (Request::Init(_) | Request::Follow(_)) => panic!("nobody asked for {request:?}"),
+                        request @ (Request::Init(_)
+                        | Request::Follow(_)
+                        | Request::Recover(_)
+                        | Request::SetAside(_)) => panic!("nobody asked for {request:?}"),
                     }
                 }
                 Order::Tell(_) => {}
@@ -294,7 +299,7 @@ impl<'a> Product<'a> {
             leader_client_address: String::new(),
             as_learner: false,
         };
-        let step = self.cores[m].begin_follow(&request).expect("as in the model");
+        let step = self.cores[m].begin_follow(&request, false).expect("as in the model");
         self.cores[m].finish_follow(step).expect("as in the model");
     }
 

@@ -233,6 +233,11 @@ impl Member {
         self.state.refused_peers.load(Ordering::Relaxed)
     }
 
+    /// Damaged files that were mended with entries from a leader since the process started.
+    pub fn mended_files(&self) -> u64 {
+        self.state.mended_files.load(Ordering::Relaxed)
+    }
+
     /// What controllers are told.
     pub fn health(&self) -> HealthReport {
         self.state.health()
@@ -254,6 +259,7 @@ impl Member {
             Some(ShardState::Syncing) => "Syncing",
             Some(ShardState::Amnesic) => "Amnesic",
             Some(ShardState::Quarantined { .. }) => "Quarantined",
+            Some(ShardState::Damaged { .. }) => "Damaged",
             Some(ShardState::Ready) | None if leads.is_some() || health.caught_up => "InSync",
             Some(ShardState::Ready) | None => "CatchingUp",
         };
@@ -336,6 +342,16 @@ impl Member {
         let serving = peer_port::serve_main(service, auth, connections, stop);
         let ((), served) = tokio::join!(accepting, serving);
         served.map_err(std::io::Error::other)
+    }
+
+    /// Returns once somebody asked that this storage make room for a new one.
+    pub async fn set_aside_asked(&self) {
+        self.state.set_aside.cancelled().await;
+    }
+
+    /// Whether this storage is to make room for a new one.
+    pub fn is_set_aside(&self) -> bool {
+        self.state.set_aside.is_cancelled()
     }
 
     /// SIGTERM, first: wants to give leadership away. Returns once it does not lead any more, or after 5 s
@@ -466,6 +482,7 @@ async fn keep_house(state: Arc<MemberState>, pins: Arc<Pins>, heartbeats: tokio:
             _ = interval.tick() => {}
         }
         let _ = alive.try_send(());
+        state.tick(clock::now());
         pins.expire(false);
     }
     let _ = over.send(());

@@ -18,6 +18,7 @@ use super::admission::Budget;
 use super::http::Lifecycle;
 use super::listener::Port;
 use super::replica::{Leadership, Replica};
+use crate::engine::ShardState;
 use crate::topology::message::{DataState, Role};
 
 /// What a client asked for.
@@ -289,6 +290,12 @@ fn encode_role(encoder: &mut DescriptorEncoder<'_>, replica: &dyn Replica) -> En
     let help =
         "Hellos of followers and orders of controllers refused: of another cluster, lineage or storage, or obsolete.";
     counter(encoder, "refused_peers", help)?.value(&[], replica.refused_peers() as f64)?;
+    counter(encoder, "files_mended", "Damaged files that were mended with entries from the leader.")?
+        .value(&[], replica.mended_files() as f64)?;
+    gauge(encoder, "lineage", "Lineage of the data: raised by each unsafe recovery.")?
+        .value(&[], health.standing.lineage as f64)?;
+    gauge(encoder, "clock_skew_seconds", "As leader: its wall clock less the median of the voters'.")?
+        .value(&[], health.clock_skew_ms as f64 / 1e3)?;
     if let Some(staleness) = replica.staleness() {
         gauge(encoder, "staleness_seconds", "How old the committed state is at most.")?
             .value(&[], staleness.as_secs_f64())?;
@@ -319,6 +326,30 @@ fn encode_shards(encoder: &mut DescriptorEncoder<'_>, replica: &dyn Replica) -> 
     let mut state = gauge(encoder, "shard_ready", "1 if the shard's data is whole.")?;
     for (id, shard) in health.shards.iter().enumerate() {
         state.value(&[("shard", &id.to_string())], f64::from(u8::from(shard.state == DataState::Ready)))?;
+    }
+    let mut state = gauge(encoder, "shard_state", "1 for the present state of the shard's data.")?;
+    for (id, shard) in health.shards.iter().enumerate() {
+        for (name, is) in [
+            ("blank", DataState::Blank),
+            ("syncing", DataState::Syncing),
+            ("ready", DataState::Ready),
+            ("damaged", DataState::Damaged),
+            ("amnesic", DataState::Amnesic),
+            ("quarantined", DataState::Quarantined),
+        ] {
+            let labels = [("shard", id.to_string()), ("state", name.to_owned())];
+            let labels: Vec<_> = labels.iter().map(|(key, value)| (*key, value.as_str())).collect();
+            state.value(&labels, f64::from(u8::from(shard.state == is)))?;
+        }
+    }
+    let mut alarm = gauge(encoder, "shard_alarm", "1 if a broken rule of the protocol has quarantined the shard.")?;
+    for shard in engine.shards() {
+        let is = matches!(shard.state(), ShardState::Quarantined { alarm: true, .. });
+        alarm.value(&[("shard", &shard.id().to_string())], f64::from(u8::from(is)))?;
+    }
+    let mut damaged = gauge(encoder, "shard_damaged_files", "Files with records that do not verify.")?;
+    for shard in engine.shards() {
+        damaged.value(&[("shard", &shard.id().to_string())], shard.damaged_files().len() as f64)?;
     }
     Ok(())
 }

@@ -16,11 +16,13 @@ use crate::net::proto::{self, control_server, replication_server};
 use crate::replication::full_sync::{self, Pins};
 use crate::replication::heartbeat;
 use crate::replication::member_state::MemberState;
+use crate::replication::mend;
 use crate::replication::roles::Roles;
 use crate::replication::server::ReplicationServer;
 use crate::replication::tail_fetch;
 use crate::topology::message::{
-    AssembleRequest, FenceRequest, FollowRequest, InitRequest, PromoteRequest, Refusal, Reply,
+    AssembleRequest, FenceRequest, FollowRequest, InitRequest, PromoteRequest, RecoverRequest, Refusal, Reply,
+    SetAsideRequest,
 };
 
 /// Controllers hear at least so often.
@@ -149,6 +151,19 @@ impl control_server::Control for PeerService {
         self.answer(self.roles.follow(request).await)
     }
 
+    async fn recover(&self, request: Request<proto::RecoverRequest>) -> Result<Response<proto::ControlReply>, Status> {
+        let request = RecoverRequest::try_from(request.into_inner())?;
+        self.answer(self.roles.recover(request).await)
+    }
+
+    async fn set_aside(
+        &self,
+        request: Request<proto::SetAsideRequest>,
+    ) -> Result<Response<proto::ControlReply>, Status> {
+        let request = SetAsideRequest::try_from(request.into_inner())?;
+        self.answer(self.roles.set_aside(request).await)
+    }
+
     type HealthStream = ReceiverStream<Result<proto::HealthReport, Status>>;
 
     async fn health(&self, _: Request<proto::HealthRequest>) -> Result<Response<Self::HealthStream>, Status> {
@@ -235,5 +250,13 @@ impl replication_server::Replication for PeerService {
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         self.refuse_on_heartbeats()?;
         full_sync::give(&self.state, &self.pins, request.into_inner()).map(Response::new)
+    }
+
+    async fn entries(
+        &self,
+        request: Request<proto::EntriesRequest>,
+    ) -> Result<Response<proto::EntriesResponse>, Status> {
+        self.refuse_on_heartbeats()?;
+        mend::give(&self.state, request.into_inner()).await.map(Response::new)
     }
 }

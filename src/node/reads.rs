@@ -21,7 +21,7 @@ use super::core::Core;
 use super::errors::Refused;
 use super::replica::Leadership;
 use super::scan::{self, ScanPlan};
-use crate::engine::{ShardState, TreeId, Value};
+use crate::engine::{TreeId, Value};
 use crate::net::proto::{self, ReadLevel};
 use crate::position::{Epoch, Gsn, LogPosition};
 
@@ -327,7 +327,7 @@ pub(crate) fn value_message(core: &Core, lineage: u64, shard: u16, value: Value)
 /// Refuses reads of a shard whose data cannot be trusted at the moment.
 pub(crate) fn check_readable(core: &Core, shard: u16) -> Result<(), Refused> {
     match core.shard(shard).state() {
-        ShardState::Ready => Ok(()),
+        state if state.is_usable() => Ok(()),
         state => Err(Refused::unavailable(format!("shard {shard} of this member is {state}"))),
     }
 }

@@ -47,6 +47,8 @@ pub trait Replica: Send + Sync + 'static {
     fn copied_bytes(&self) -> u64;
     /// Hellos of followers and orders of controllers that were refused since the process started.
     fn refused_peers(&self) -> u64;
+    /// Damaged files that were mended with entries from a leader since the process started.
+    fn mended_files(&self) -> u64;
     /// What controllers are told.
     fn health(&self) -> HealthReport;
     /// The members as this one knows them, for clients.
@@ -91,6 +93,9 @@ impl Replica for Member {
     }
     fn acked_by_all(&self, shard: u16) -> Gsn {
         self.acked_by_all(shard)
+    }
+    fn mended_files(&self) -> u64 {
+        self.mended_files()
     }
     fn copied_bytes(&self) -> u64 {
         self.copied_bytes()

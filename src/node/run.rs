@@ -10,7 +10,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ use super::listener::{GuardedListener, MAX_FRAME_BYTES, Port, Protocol};
 use super::member::{Member, MemberConfig, OpenError};
 use super::metrics::{self, Metrics};
 use super::replica::Replica;
-use crate::disk::RealDisk;
-use crate::engine::EngineError;
+use crate::disk::{Disk as _, RealDisk};
+use crate::engine::{EngineError, NodeMeta};
 use crate::ident::ClusterId;
 use crate::net::listen;
 use crate::net::peer::PeerAuth;
@@ -115,6 +115,9 @@ pub enum NodeError {
     /// Closing the data failed.
     #[error("closing the data: {0}; nothing that was acknowledged is lost, the next start recovers")]
     Close(EngineError),
+    /// The data could not be renamed.
+    #[error("setting the data of an older lineage aside: {0}; it is as it was, ask again")]
+    SetAside(io::Error),
     /// A listener ended.
     #[error("serving {port} connections: {reason}")]
     Serve {
@@ -250,6 +253,7 @@ impl Node {
 
         tokio::select! {
             () = &mut stop => {}
+            () = member.set_aside_asked() => {}
             reason = failure => return Err(NodeError::EngineFailed(reason)),
             ended = &mut clients.0 => return Err(serve_error("client", &ended)),
             ended = &mut peers.0 => return Err(serve_error("peer", &ended)),
@@ -266,12 +270,29 @@ impl Node {
         drop(clients);
         member.shutdown().await.map_err(NodeError::Close)?;
         drop((peers, probes));
+        if member.is_set_aside() {
+            set_aside(&options.data, &member.engine().meta()).map_err(NodeError::SetAside)?;
+        }
         tracing::info!("stopped");
         Ok(())
     }
 }
 
 const KV_SERVICE: &str = "armdb.v1.Kv";
+
+/// Renames data of an older lineage; whoever starts the process again starts it with an empty directory. One rename:
+/// the data is under one name or the other, whatever dies meanwhile.
+fn set_aside(data: &Path, meta: &NodeMeta) -> io::Result<()> {
+    let name = data.file_name().unwrap_or_default().to_string_lossy();
+    let aside = data.with_file_name(format!("{name}.lineage-{}-{}", meta.lineage, meta.sid));
+    let disk = RealDisk::new();
+    disk.rename(data, &aside)?;
+    // A relative path of one name has the empty path as its parent.
+    let parent = data.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    disk.sync_dir(parent)?;
+    tracing::warn!(aside = %aside.display(), "the data of the older lineage is set aside: remove it when nobody needs it");
+    Ok(())
+}
 
 /// Serves the client port until the member stops and every connection has ended.
 pub(super) async fn serve_clients<H: tonic_health::pb::health_server::Health>(

@@ -23,8 +23,8 @@ use super::reconcile::Outcome;
 use super::roles::{ReadBound, read_patches};
 use super::rollout::Step;
 use super::validate::ValidatedCluster;
-use super::{scale, switchover};
-use crate::api::names::{self, annotation, label};
+use super::{requests, scale};
+use crate::api::names::{self, label};
 use crate::api::{RetentionPolicy, quantity};
 use crate::topology::controller::ControlRequest;
 
@@ -35,8 +35,10 @@ const GOOD_TEMPLATES: usize = 2;
 
 /// What became of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Switchover {
-    /// The annotation's value.
+pub(super) struct Answered {
+    /// The annotation that asked.
+    pub annotation: &'static str,
+    /// Its value.
     pub value: String,
     /// The id in it.
     pub id: String,
@@ -80,7 +82,7 @@ pub(super) async fn act(
     }
     label_readers(context, world, cluster).await?;
     retain(context, world, cluster, identity).await?;
-    outcome.switchover = heed_switchover(context, world, cluster, memory).await;
+    outcome.answered = heed_requests(context, world, cluster, memory).await;
     Ok(())
 }
 
@@ -243,47 +245,45 @@ async fn own(
 }
 
 /// Hands a request to the partition's driver once; what became of it, once the register says.
-async fn heed_switchover(
+async fn heed_requests(
     context: &Context,
     world: &World,
     cluster: &ValidatedCluster,
     memory: &mut Memory,
-) -> Option<Switchover> {
-    let value = cluster.annotations.get(annotation::SWITCHOVER)?;
-    let asked = match switchover::parse(value, &cluster.name, cluster.spec.partitions) {
-        Ok(asked) => asked,
-        Err(why) => {
-            let id = value.rsplit_once('@').map(|(_, id)| id.to_owned()).unwrap_or_default();
-            return Some(Switchover { value: value.clone(), id, outcome: format!("not done: {why}") });
+) -> Option<Answered> {
+    for annotation in requests::ALL {
+        let Some(value) = cluster.annotations.get(annotation) else { continue };
+        let answered = |id, outcome| Some(Answered { annotation, value: value.clone(), id, outcome });
+        let asked = match requests::parse(annotation, value, &cluster.name, cluster.spec.partitions) {
+            Ok(asked) => asked,
+            Err(why) => {
+                let id = value.rsplit_once('@').map(|(_, id)| id.to_owned()).unwrap_or_default();
+                return answered(id, format!("not done: {why}"));
+            }
+        };
+        let done = world.partition(asked.partition).picture.and_then(|picture| picture.view.last_request);
+        if let Some(done) = done.filter(|done| done.id == asked.id) {
+            return answered(done.id, done.outcome);
         }
-    };
-    let done = world.partition(asked.partition).picture.and_then(|picture| picture.view.last_request);
-    if let Some(done) = done.filter(|done| done.id == asked.id) {
-        return Some(Switchover { value: value.clone(), id: done.id, outcome: done.outcome });
-    }
-    if memory.asked.as_ref() != Some(value) {
-        let key = Key::new(&cluster.namespace, names::register(&cluster.name, asked.partition));
-        let request = ControlRequest::Switchover { target: asked.target, id: asked.id };
-        context.drivers.request(&key, request).await;
-        memory.asked = Some(value.clone());
+        if memory.asked.get(annotation) != Some(value) {
+            let key = Key::new(&cluster.namespace, names::register(&cluster.name, asked.partition));
+            context.drivers.request(&key, asked.request).await;
+            memory.asked.insert(annotation, value.clone());
+        }
     }
     None
 }
 
 /// Its outcome was told: the annotation goes, if it is still the same.
-pub(super) async fn finish_switchover(
-    context: &Context,
-    world: &World,
-    switchover: &Switchover,
-) -> Result<(), KubeError> {
+pub(super) async fn finish_request(context: &Context, world: &World, answered: &Answered) -> Result<(), KubeError> {
     let Some(cluster) = context.cache.get(Kind::Cluster, &world.key) else { return Ok(()) };
-    let standing = cluster.metadata.annotations.as_ref().and_then(|all| all.get(annotation::SWITCHOVER));
-    if standing != Some(&switchover.value) {
+    let standing = cluster.metadata.annotations.as_ref().and_then(|all| all.get(answered.annotation));
+    if standing != Some(&answered.value) {
         return Ok(());
     }
     let body = json!({"metadata": {
         "resourceVersion": cluster.metadata.resource_version,
-        "annotations": {annotation::SWITCHOVER: null},
+        "annotations": {answered.annotation: null},
     }});
     let patched = context.kube.merge(Kind::Cluster, &world.key.namespace, &world.key.name, &body).await?;
     context.cache.put(Kind::Cluster, patched);

@@ -36,8 +36,8 @@ pub struct Memory {
     tracks: BTreeMap<String, Track>,
     safe_since: BTreeMap<i32, Instant>,
     status_written: Option<Instant>,
-    /// The switchover that was handed to a driver last.
-    pub asked: Option<String>,
+    /// The requests that were handed to a driver last, by annotation.
+    pub asked: BTreeMap<&'static str, String>,
     handovers: BTreeMap<i32, (String, u32, Instant)>,
 }
 
@@ -156,10 +156,10 @@ mod tests {
     fn another_object_of_the_same_name_is_another_cluster() {
         let mut memory = Memory::default();
         memory.about("u1");
-        memory.asked = Some("x".into());
+        memory.asked.insert("annotation", "x".into());
         memory.about("u1");
-        assert!(memory.asked.is_some());
+        assert!(!memory.asked.is_empty());
         memory.about("u2");
-        assert!(memory.asked.is_none() && memory.identity(Instant::now()).is_none());
+        assert!(memory.asked.is_empty() && memory.identity(Instant::now()).is_none());
     }
 }

@@ -41,11 +41,11 @@ mod plan;
 mod queue;
 mod reconcile;
 mod register;
+mod requests;
 pub mod roles;
 pub mod rollout;
 pub mod scale;
 pub mod status;
-mod switchover;
 mod tell;
 #[cfg(test)]
 mod tests;

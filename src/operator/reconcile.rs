@@ -61,8 +61,8 @@ pub(super) struct Outcome {
     pub cluster: Option<ValidatedCluster>,
     pub identity: Option<Identity>,
     pub plans: BTreeMap<i32, PartitionPlan>,
-    /// What became of a request for a switchover, to be told before its annotation goes.
-    pub switchover: Option<act::Switchover>,
+    /// What became of a one-shot request, to be told before its annotation goes.
+    pub answered: Option<act::Answered>,
 }
 
 /// One look.
@@ -96,10 +96,10 @@ pub async fn reconcile(context: &Context, key: &Key, memory: &mut Memory) -> Res
     if let Some(failed) = failed {
         return Err(failed.into());
     }
-    if let Some(switchover) = &outcome.switchover
+    if let Some(answered) = &outcome.answered
         && told.is_ok()
     {
-        act::finish_switchover(context, &world, switchover).await?;
+        act::finish_request(context, &world, answered).await?;
     }
     Ok(Next::After(told?.unwrap_or(LOOK_AGAIN).min(outcome.look_again())))
 }

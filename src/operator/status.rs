@@ -314,6 +314,8 @@ struct Facts {
     refuses: Option<String>,
     /// Storage that a human should look at.
     storage: Option<(&'static str, String)>,
+    /// Wall clocks that are too far from the others'.
+    skew: Option<String>,
     /// A rollout runs.
     rolling: Option<(&'static str, String)>,
     /// A rollout failed.
@@ -453,12 +455,18 @@ impl Facts {
                 "ForeignStorage" => "ForeignStorage",
                 "LineageOld" => "LineageOld",
                 shared::DISK_FULL => shared::DISK_FULL,
+                "RolledBack" => "RolledBack",
+                "Damaged" => "Damaged",
                 _ => return None,
             };
             Some((reason, condition.text.clone()))
         });
         if let Some(storage) = storage {
             self.storage.get_or_insert(storage);
+        }
+        let skew = view.conditions.iter().find(|condition| condition.kind == "ClockSkew");
+        if let Some(skew) = skew {
+            self.skew.get_or_insert_with(|| skew.text.clone());
         }
     }
 
@@ -577,7 +585,10 @@ fn conditions(observed: &Observed<'_>, facts: &Facts) -> Vec<Condition> {
         (Some(why), _) => {
             is_true("Refused", format!("nothing is done about generation {}: {why}", observed.shape.generation))
         }
-        (None, []) => no("Clean", ""),
+        (None, []) => match &facts.skew {
+            Some(text) => is_true("ClockSkew", text.clone()),
+            None => no("Clean", ""),
+        },
         (None, warnings) => {
             let texts: Vec<_> = warnings.iter().map(|warning| warning.text.as_str()).collect();
             is_true(warnings[0].reason, texts.join("; "))

@@ -98,7 +98,7 @@ fn observed(world: &World, outcome: &Outcome) -> ArmdbClusterStatus {
         before,
         now: Timestamp::now(),
     });
-    told.last_request = match &outcome.switchover {
+    told.last_request = match &outcome.answered {
         Some(done) => {
             Some(RequestStatus { id: done.id.clone(), request: done.value.clone(), outcome: done.outcome.clone() })
         }

@@ -164,6 +164,7 @@ impl ReplicationClient {
                     leader_message::Message::StepDown(why) => return Err(End::Gone(why)),
                     leader_message::Message::Answer(_) => return Err(End::Broken("a second answer".into())),
                 },
+                () = self.state.rejoin.notified() => return Err(End::Again),
                 () = self.state.held.notified() => acks.send(false).await?,
                 _ = tick.tick() => acks.send(true).await?,
             }

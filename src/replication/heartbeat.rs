@@ -23,6 +23,8 @@ use super::term::LeaderTerm;
 use crate::ident::Sid;
 use crate::net::peer::{Lane, dial, replication};
 use crate::net::proto;
+use crate::position::Gsn;
+use crate::topology::message::VoterFigure;
 
 /// A leader that does not take a connection within this time is silent.
 const CONNECT: Duration = Duration::from_millis(500);
@@ -71,8 +73,13 @@ fn reckon(state: &MemberState, term: &LeaderTerm) {
         tracing::warn!(suspended, "too few members answer: new writes are refused until enough do");
         state.health_changed();
     }
+    let wall_ms = clock::wall_ms();
+    let median = term.median_wall(&term.walls(wall_ms, now));
+    term.shard_time.lock().advance(now, wall_ms, median);
     let own_time = state.shard_time_ms();
     state.commit_time(term.time_known(term.own, own_time, own_time));
+    let figures = figures(state, term);
+    state.core.lock().hear_figures(term.epoch(), &figures);
 }
 
 /// Serves one follower's stream.
@@ -126,6 +133,9 @@ async fn converse(
                     return;
                 }
                 ping = ack.ping_nanos;
+                if ack.wall_ms != 0 {
+                    term.wall_heard(sid, ack.wall_ms, clock::now());
+                }
                 if let Some(sent) = term.round_sent(ack.sequence) {
                     if let Some(lease) = state.core.lock().lease_mut() {
                         lease.acknowledged(sid, sent);
@@ -157,10 +167,28 @@ fn heartbeat(state: &MemberState, term: &LeaderTerm, round: u64, ping: u64) -> p
         shard_time_ms: state.shard_time_ms(),
         sync_age_ms: millis(state.sync_stall()),
         uncommitted_age_ms: millis(uncommitted),
-        tick_age_ms: 0,
+        tick_age_ms: millis(state.tick_age(now)),
         draining: state.draining.load(Ordering::Acquire),
         committed_time_ms: shards.iter().map(|shard| shard.committed_time_ms()).max().unwrap_or(0),
+        figures: state.core.lock().figures().into_iter().map(Into::into).collect(),
     }
+}
+
+/// What the voters hold of what is committed, as this leader counts.
+fn figures(state: &MemberState, term: &LeaderTerm) -> Vec<VoterFigure> {
+    let commits: Vec<_> = state.engine.shards().iter().map(|shard| shard.commit()).collect();
+    let own = state.core.lock().standing();
+    let figure = |sid, open_count, durable: Vec<Gsn>| {
+        let held = durable.iter().zip(&commits).map(|(&durable, &commit)| durable.min(commit)).collect();
+        VoterFigure { sid, open_count, held }
+    };
+    let durable = state.engine.shards().iter().map(|shard| shard.durable_gsn()).collect();
+    let mut figures = vec![figure(own.sid, own.open_count, durable)];
+    for follower in term.followers.lock().values().filter(|follower| term.is_voter(follower.sid)) {
+        let durable = follower.durable.iter().map(|gsn| gsn.load(Ordering::Acquire)).collect();
+        figures.push(figure(follower.sid, follower.open_count, durable));
+    }
+    figures
 }
 
 fn millis(time: Duration) -> u64 {
@@ -202,6 +230,7 @@ async fn hear(state: &MemberState, following: &Following) -> Result<(), String> 
             sequence,
             ping_nanos: u64::try_from(clock::now().as_nanos()).unwrap_or(u64::MAX),
             shard_time_ms: state.known_time_ms(),
+            wall_ms: clock::wall_ms(),
         }
     };
     let _ = sender.try_send(word(0));
@@ -221,6 +250,12 @@ async fn hear(state: &MemberState, following: &Following) -> Result<(), String> 
             return Err("another epoch was promised meanwhile".into());
         }
         state.heard_time(beat.shard_time_ms);
+        let age = Duration::from_millis;
+        state.heard_ages(age(beat.tick_age_ms), age(beat.sync_age_ms), clock::now());
+        state.heard_commits(&beat.commit);
+        let figures: Result<Vec<_>, _> = beat.figures.into_iter().map(VoterFigure::try_from).collect();
+        let figures = figures.map_err(|error| error.to_string())?;
+        state.core.lock().hear_figures(beat.epoch, &figures);
         // Only a log that was verified to be a prefix of the leader's may take the leader's commit for its own.
         if state.joined.load(Ordering::Acquire) == beat.epoch {
             for (shard, &commit) in state.engine.shards().iter().zip(&beat.commit) {

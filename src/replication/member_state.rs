@@ -11,7 +11,7 @@
 //! ```
 //! Invariant: progress never tells an epoch together with figures of a later history: figures are read first.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -28,11 +28,15 @@ use super::leadership::{LeaderAddress, LeaderHint, Leadership, ShardProgress};
 use super::rules::{Durable, MemberCore, MetaChange, Sightings, Staleness};
 use super::term::LeaderTerm;
 use crate::engine::{self, Engine, EngineError, EngineListener, NodeMeta, Shard, ShardState};
+use crate::ident::Sid;
 use crate::net::peer::PeerAuth;
 use crate::position::Gsn;
 use crate::topology::message::{
     DataState, DiskRoom, FollowerReport, HealthReport, InitState, LastConfig, Role, ShardReport,
 };
+
+/// What a leader said of itself longer ago says nothing; its silence does.
+const STALL_AGE: Duration = Duration::from_secs(1);
 
 /// Who this member is to others.
 #[derive(Debug, Clone)]
@@ -59,6 +63,8 @@ pub(crate) struct MemberState {
     /// Wakes the follower's acknowledging: something became durable or was applied.
     pub(crate) held: Notify,
     pub(crate) staleness: Mutex<Staleness>,
+    /// Per shard: the highest gsn heard to be committed, here or not.
+    known_commits: Vec<AtomicU64>,
     /// Largest shard time heard of.
     known_time_ms: AtomicU64,
     /// End of the lease, on the clock of [`clock::now`], in nanoseconds; 0: none.
@@ -74,6 +80,10 @@ pub(crate) struct MemberState {
     pub(crate) draining: AtomicBool,
     /// Since when something is appended and not synced, nanoseconds; 0: nothing is.
     unsynced_since: AtomicU64,
+    /// When the main runtime ran last, nanoseconds; 0: it was not asked yet.
+    last_tick: AtomicU64,
+    /// For how long the followed leader's process has been stuck by its own word, and when it said so.
+    leader_stall: Mutex<(Duration, Duration)>,
     pub(crate) sightings: Mutex<Sightings>,
     pub(crate) health_streams: AtomicUsize,
     /// Why data that cannot be used is not replaced yet.
@@ -82,8 +92,14 @@ pub(crate) struct MemberState {
     pub(crate) refused_peers: AtomicU64,
     /// Bytes of full copies that have arrived.
     pub(crate) copied_bytes: AtomicU64,
+    /// Damaged files that were mended from a leader.
+    pub(crate) mended_files: AtomicU64,
+    /// Ends the stream to the leader, so that it says hello again.
+    pub(crate) rejoin: Notify,
     /// Full copies that were begun and may be resumed, by shard.
     pub(crate) full_syncs: Mutex<HashMap<u16, WireManifest>>,
+    /// Somebody asked that this storage make room for a new one.
+    pub(crate) set_aside: CancellationToken,
     /// Ends everything.
     pub(crate) stop: CancellationToken,
 }
@@ -104,6 +120,7 @@ impl MemberState {
             progress: (0..shards).map(|_| watch::Sender::new(ShardProgress::default())).collect(),
             health_changes: watch::Sender::new(0),
             commit_targets: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            known_commits: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             commit_due: Mutex::new(false),
             commit_wake: Condvar::new(),
             held: Notify::new(),
@@ -116,12 +133,17 @@ impl MemberState {
             followed_since: Mutex::new(None),
             draining: AtomicBool::new(false),
             unsynced_since: AtomicU64::new(0),
+            last_tick: AtomicU64::new(0),
+            leader_stall: Mutex::default(),
             sightings: Mutex::default(),
             health_streams: AtomicUsize::new(0),
             not_mended: Mutex::default(),
             refused_peers: AtomicU64::new(0),
             copied_bytes: AtomicU64::new(0),
+            mended_files: AtomicU64::new(0),
+            rejoin: Notify::new(),
             full_syncs: Mutex::default(),
+            set_aside: CancellationToken::new(),
             stop: CancellationToken::new(),
             engine,
         });
@@ -348,7 +370,7 @@ impl MemberState {
     /// Shard time as leader; else the largest known.
     pub(crate) fn shard_time_ms(&self) -> u64 {
         match self.term.load().as_ref() {
-            Some(term) => term.shard_time.at(clock::now(), clock::wall_ms()),
+            Some(term) => term.shard_time.lock().at(clock::now(), clock::wall_ms()),
             None => self.known_time_ms(),
         }
     }
@@ -361,6 +383,13 @@ impl MemberState {
     /// A leader's shard time was heard.
     pub(crate) fn heard_time(&self, time_ms: u64) {
         self.known_time_ms.fetch_max(time_ms, Ordering::AcqRel);
+    }
+
+    /// The followed leader has committed so much, per shard.
+    pub(crate) fn heard_commits(&self, commits: &[Gsn]) {
+        for (known, &commit) in self.known_commits.iter().zip(commits) {
+            known.fetch_max(commit, Ordering::AcqRel);
+        }
     }
 
     /// So much shard time is known to W voters.
@@ -378,6 +407,7 @@ impl MemberState {
         self.joined.store(0, Ordering::Release);
         self.leader_gone.store(false, Ordering::Release);
         *self.followed_since.lock() = following.then(clock::now);
+        *self.leader_stall.lock() = Default::default();
         self.staleness.lock().reset();
     }
 
@@ -396,6 +426,34 @@ impl MemberState {
         }
     }
 
+    /// The main runtime runs.
+    pub(crate) fn tick(&self, now: Duration) {
+        self.last_tick.store(nanos(now), Ordering::Release);
+    }
+
+    /// How long ago the main runtime ran last.
+    pub(crate) fn tick_age(&self, now: Duration) -> Duration {
+        match self.last_tick.load(Ordering::Acquire) {
+            0 => Duration::ZERO,
+            at => now.saturating_sub(Duration::from_nanos(at)),
+        }
+    }
+
+    /// The followed leader's heartbeats say for how long its runtime has not run, and its oldest batch has not been
+    /// synced. A slow disk counts against it only while this member's own is not as slow: a cause that both share is
+    /// nobody's.
+    pub(crate) fn heard_ages(&self, tick: Duration, sync: Duration, now: Duration) {
+        let own = self.sync_stall();
+        let stall = if own < sync / 2 { tick.max(sync) } else { tick };
+        *self.leader_stall.lock() = (stall, now);
+    }
+
+    /// For how long the followed leader has been stuck, by its last word.
+    fn leader_stall(&self, now: Duration) -> Duration {
+        let (stall, at) = *self.leader_stall.lock();
+        if now.saturating_sub(at) < STALL_AGE { stall } else { Duration::ZERO }
+    }
+
     // --- health -------------------------------------------------------------------------------------------
 
     pub(crate) fn health_changed(&self) {
@@ -409,9 +467,11 @@ impl MemberState {
     /// What controllers are told.
     pub(crate) fn health(&self) -> HealthReport {
         let now = clock::now();
-        let shards: Vec<_> = self.engine.shards().iter().map(|shard| shard_report(shard)).collect();
+        let shards = self.shard_reports();
         let term = self.term();
-        let followers = term.as_ref().map(|term| self.follower_reports(term, now)).unwrap_or_default();
+        let skews = term.as_ref().map(|term| term.clock_skews(clock::wall_ms(), now)).unwrap_or_default();
+        let own_skew_ms = term.as_ref().and_then(|term| skews.get(&term.own)).copied().unwrap_or(0);
+        let followers = term.as_ref().map(|term| self.follower_reports(term, &skews, now)).unwrap_or_default();
         let followed_since = *self.followed_since.lock();
         let trouble = self.trouble();
         let core = self.core.lock();
@@ -433,6 +493,8 @@ impl MemberState {
             caught_up: self.caught_up.load(Ordering::Acquire),
             serving: term.is_some_and(|term| term.serving.load(Ordering::Acquire)),
             trouble,
+            clock_skew_ms: own_skew_ms,
+            leader_stall: core.following().map_or(Duration::ZERO, |_| self.leader_stall(now)),
         }
     }
 
@@ -458,6 +520,7 @@ impl MemberState {
                     Some(format!("shard {} is quarantined: {reason}", shard.id()))
                 }
                 ShardState::Syncing if !why.is_empty() => Some(format!("shard {} waits for its data", shard.id())),
+                state @ ShardState::Damaged { .. } => Some(format!("shard {} is {state}", shard.id())),
                 ShardState::Syncing | ShardState::Blank | ShardState::Ready | ShardState::Amnesic => None,
             })
             .collect();
@@ -470,7 +533,7 @@ impl MemberState {
 
     /// A stream to the leader ended, and why: what keeps unusable data from being replaced.
     pub(crate) fn not_mended(&self, why: &str) {
-        let whole = |state: &ShardState| matches!(state, ShardState::Ready | ShardState::Amnesic);
+        let whole = |state: &ShardState| state.is_usable() || *state == ShardState::Amnesic;
         let why = if self.engine.shards().iter().all(|shard| whole(&shard.state())) { "" } else { why };
         let changed = {
             let mut told = self.not_mended.lock();
@@ -497,7 +560,7 @@ impl MemberState {
         })
     }
 
-    fn follower_reports(&self, term: &LeaderTerm, now: Duration) -> Vec<FollowerReport> {
+    fn follower_reports(&self, term: &LeaderTerm, skews: &BTreeMap<Sid, i64>, now: Duration) -> Vec<FollowerReport> {
         let followers: Vec<_> = term.followers.lock().values().cloned().collect();
         followers
             .iter()
@@ -511,6 +574,7 @@ impl MemberState {
                     lag_bytes: 0,
                     lag_ms: 0,
                     durable,
+                    clock_skew_ms: skews.get(&follower.sid).copied().unwrap_or(0),
                 };
                 for (shard, &held) in self.engine.shards().iter().zip(&report.durable) {
                     let tail = shard.tail_gsn();
@@ -526,7 +590,12 @@ impl MemberState {
 
     /// Per shard, as FENCE replies tell it.
     pub(crate) fn shard_reports(&self) -> Vec<ShardReport> {
-        self.engine.shards().iter().map(|shard| shard_report(shard)).collect()
+        let known = self.known_commits.iter().map(|commit| commit.load(Ordering::Acquire));
+        let report = |shard: &Arc<Shard>, known: Gsn| {
+            let report = shard_report(shard);
+            ShardReport { known_commit: report.known_commit.max(known), ..report }
+        };
+        self.engine.shards().iter().zip(known).map(|(shard, known)| report(shard, known)).collect()
     }
 
     /// Persists a change of what must be durable. Called by one thread at a time (the promises').
@@ -604,6 +673,7 @@ pub(crate) fn data_state(state: &ShardState) -> DataState {
         ShardState::Blank => DataState::Blank,
         ShardState::Syncing => DataState::Syncing,
         ShardState::Ready => DataState::Ready,
+        ShardState::Damaged { .. } => DataState::Damaged,
         ShardState::Amnesic => DataState::Amnesic,
         ShardState::Quarantined { .. } => DataState::Quarantined,
     }
@@ -611,10 +681,13 @@ pub(crate) fn data_state(state: &ShardState) -> DataState {
 
 /// A shard as votes and reports tell it.
 pub(crate) fn shard_report(shard: &Shard) -> ShardReport {
+    // Of data that cannot be used, what its metadata says.
+    let commit = shard.known_commit();
     ShardReport {
         state: data_state(&shard.state()),
         tail: shard.tail(),
-        commit: shard.commit(),
+        commit,
+        known_commit: commit,
         durable: shard.durable_gsn(),
         log_floor: shard.log_floor(),
         tombstone_floor: shard.tombstone_floor(),
@@ -661,6 +734,12 @@ impl EngineListener for Listener {
             let applied: Vec<Gsn> = state.engine.shards().iter().map(|shard| shard.applied()).collect();
             state.staleness.lock().applied(&applied);
             state.held.notify_one();
+        }
+    }
+
+    fn state_changed(&self, _shard: u16) {
+        if let Some(state) = self.0.upgrade() {
+            state.health_changed();
         }
     }
 

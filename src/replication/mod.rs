@@ -7,6 +7,7 @@
 //! term           a term of leadership as it runs
 //! server         the leading side of a stream      cursor   where a follower stands: streaming or catch-up
 //! client         the following side                tail_fetch   ASSEMBLE    full_sync   a copy while writes go on
+//! mend           single entries for files that rotted
 //! heartbeat      leases, silence, staleness; on a thread of its own
 //! protocol       between the wire and plain values
 //! ```
@@ -18,6 +19,7 @@ pub(crate) mod full_sync;
 pub(crate) mod heartbeat;
 pub mod leadership;
 pub(crate) mod member_state;
+pub(crate) mod mend;
 pub mod protocol;
 pub(crate) mod roles;
 pub mod rules;

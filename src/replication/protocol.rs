@@ -297,6 +297,7 @@ impl From<m::ShardReport> for proto::ShardReport {
             durable: s.durable,
             log_floor: s.log_floor,
             tombstone_floor: s.tombstone_floor,
+            known_commit: s.known_commit,
         }
     }
 }
@@ -311,7 +312,21 @@ impl TryFrom<proto::ShardReport> for m::ShardReport {
             durable: s.durable,
             log_floor: s.log_floor,
             tombstone_floor: s.tombstone_floor,
+            known_commit: s.known_commit,
         })
+    }
+}
+
+impl From<m::VoterFigure> for proto::VoterFigure {
+    fn from(f: m::VoterFigure) -> Self {
+        Self { sid: sid_bytes(f.sid), open_count: f.open_count, held: f.held }
+    }
+}
+
+impl TryFrom<proto::VoterFigure> for m::VoterFigure {
+    type Error = ProtocolError;
+    fn try_from(f: proto::VoterFigure) -> Result<Self, ProtocolError> {
+        Ok(Self { sid: sid(&f.sid, "figure.sid")?, open_count: f.open_count, held: f.held })
     }
 }
 
@@ -325,6 +340,7 @@ impl From<m::FollowerReport> for proto::FollowerReport {
             lag_bytes: f.lag_bytes,
             lag_ms: f.lag_ms,
             durable: f.durable,
+            clock_skew_ms: f.clock_skew_ms,
         }
     }
 }
@@ -340,6 +356,7 @@ impl TryFrom<proto::FollowerReport> for m::FollowerReport {
             lag_bytes: f.lag_bytes,
             lag_ms: f.lag_ms,
             durable: f.durable,
+            clock_skew_ms: f.clock_skew_ms,
         })
     }
 }
@@ -362,6 +379,8 @@ impl From<m::HealthReport> for proto::HealthReport {
             caught_up: h.caught_up,
             serving: h.serving,
             trouble: h.trouble,
+            clock_skew_ms: h.clock_skew_ms,
+            leader_stall: Some(wire_duration(h.leader_stall)),
         }
     }
 }
@@ -392,6 +411,8 @@ impl TryFrom<proto::HealthReport> for m::HealthReport {
             caught_up: h.caught_up,
             serving: h.serving,
             trouble: h.trouble,
+            clock_skew_ms: h.clock_skew_ms,
+            leader_stall: opt_duration(h.leader_stall, "health.leader_stall")?.unwrap_or_default(),
         })
     }
 }
@@ -527,6 +548,36 @@ impl TryFrom<proto::FollowRequest> for m::FollowRequest {
     }
 }
 
+impl From<m::RecoverRequest> for proto::RecoverRequest {
+    fn from(r: m::RecoverRequest) -> Self {
+        Self { envelope: Some(r.envelope.into()), lineage: r.lineage, config: Some(r.config.into()) }
+    }
+}
+
+impl TryFrom<proto::RecoverRequest> for m::RecoverRequest {
+    type Error = ProtocolError;
+    fn try_from(r: proto::RecoverRequest) -> Result<Self, ProtocolError> {
+        Ok(Self {
+            envelope: need(r.envelope, "recover.envelope")?.try_into()?,
+            lineage: r.lineage,
+            config: need(r.config, "recover.config")?.try_into()?,
+        })
+    }
+}
+
+impl From<m::SetAsideRequest> for proto::SetAsideRequest {
+    fn from(r: m::SetAsideRequest) -> Self {
+        Self { envelope: Some(r.envelope.into()), lineage: r.lineage }
+    }
+}
+
+impl TryFrom<proto::SetAsideRequest> for m::SetAsideRequest {
+    type Error = ProtocolError;
+    fn try_from(r: proto::SetAsideRequest) -> Result<Self, ProtocolError> {
+        Ok(Self { envelope: need(r.envelope, "set_aside.envelope")?.try_into()?, lineage: r.lineage })
+    }
+}
+
 // ---- replies ----
 
 impl From<m::Reply> for proto::ControlReply {
@@ -540,6 +591,7 @@ impl From<m::Reply> for proto::ControlReply {
                 lease_remaining: Some(wire_duration(f.lease_remaining)),
                 shard_time_ms: f.shard_time_ms,
                 drained: f.drained,
+                figures: wire_all(f.figures),
             }),
             m::Reply::Assembled(a) => {
                 Reply::Assembled(proto::AssembleReply { standing: Some(a.standing.into()), tails: wire_all(a.tails) })
@@ -578,6 +630,7 @@ impl TryFrom<proto::ControlReply> for m::Reply {
                 lease_remaining: duration(need(f.lease_remaining, "reply.lease_remaining")?, "reply.lease_remaining")?,
                 shard_time_ms: f.shard_time_ms,
                 drained: f.drained,
+                figures: all(f.figures)?,
             }),
             Reply::Assembled(a) => Self::Assembled(m::AssembleReply {
                 standing: need(a.standing, "reply.standing")?.try_into()?,
@@ -680,6 +733,7 @@ mod tests {
             durable: 75,
             log_floor: 3,
             tombstone_floor: 1,
+            known_commit: 80,
         }
     }
 
@@ -709,6 +763,12 @@ mod tests {
             leader_client_address: "127.0.0.1:8".into(),
             as_learner: true,
         });
+        round_trip::<_, proto::RecoverRequest>(m::RecoverRequest {
+            envelope: envelope(),
+            lineage: 3,
+            config: config(),
+        });
+        round_trip::<_, proto::SetAsideRequest>(m::SetAsideRequest { envelope: envelope(), lineage: 3 });
     }
 
     #[test]
@@ -721,6 +781,7 @@ mod tests {
             lease_remaining: Duration::from_micros(123_456),
             shard_time_ms: 8,
             drained: true,
+            figures: vec![m::VoterFigure { sid: Sid(4), open_count: 3, held: vec![1, 2] }],
         }));
         round_trip::<_, proto::ControlReply>(m::Reply::Assembled(m::AssembleReply {
             standing: standing(),
@@ -755,6 +816,7 @@ mod tests {
                     lag_bytes: 2,
                     lag_ms: 3,
                     durable: vec![4, 5],
+                    clock_skew_ms: -1500,
                 }],
                 draining: true,
                 sync_stall: Duration::from_millis(3),
@@ -763,6 +825,8 @@ mod tests {
                 caught_up: true,
                 serving: false,
                 trouble: "shard 0 is quarantined".into(),
+                clock_skew_ms: -7,
+                leader_stall: Duration::from_millis(2100),
             });
         }
     }

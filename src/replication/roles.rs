@@ -17,14 +17,16 @@ use super::client::ReplicationClient;
 use super::clock;
 use super::heartbeat;
 use super::member_state::MemberState;
-use super::rules::{Following, RoleChange};
+use super::mend;
+use super::rules::{Following, RoleChange, is_vacant};
 use super::shard_time::ShardTime;
 use super::term::LeaderTerm;
 use crate::engine::ShardState;
 use crate::ident::Sid;
 use crate::position::Epoch;
 use crate::topology::message::{
-    FenceRequest, FollowRequest, InitRequest, LastConfig, PromoteRequest, Refusal, Reply, StandingReply,
+    FenceRequest, FollowRequest, InitRequest, LastConfig, PromoteRequest, RecoverRequest, Refusal, Reply,
+    SetAsideRequest, StandingReply,
 };
 
 /// A promise holds the log's floor until PROMOTE or FOLLOW, or for so long.
@@ -40,6 +42,8 @@ enum Job {
     },
     Promote(PromoteRequest, oneshot::Sender<Reply>),
     Follow(FollowRequest, oneshot::Sender<Reply>),
+    Recover(RecoverRequest, oneshot::Sender<Reply>),
+    SetAside(SetAsideRequest, oneshot::Sender<Reply>),
     /// The configuration of the followed leader's epoch.
     LearnConfig {
         leader: Sid,
@@ -64,6 +68,8 @@ impl std::fmt::Debug for Job {
             Self::Fence { .. } => "Fence",
             Self::Promote(..) => "Promote",
             Self::Follow(..) => "Follow",
+            Self::Recover(..) => "Recover",
+            Self::SetAside(..) => "SetAside",
             Self::LearnConfig { .. } => "LearnConfig",
             Self::Observe(_) => "Observe",
             Self::Stop => "Stop",
@@ -116,6 +122,16 @@ impl Roles {
         self.ask(|answer| Job::Follow(request, answer)).await
     }
 
+    /// An unsafe recovery made this member's log the truth.
+    pub(crate) async fn recover(&self, request: RecoverRequest) -> Option<Reply> {
+        self.ask(|answer| Job::Recover(request, answer)).await
+    }
+
+    /// This storage is of an older lineage and shall make room for a new one.
+    pub(crate) async fn set_aside(&self, request: SetAsideRequest) -> Option<Reply> {
+        self.ask(|answer| Job::SetAside(request, answer)).await
+    }
+
     /// Makes the configuration of the followed leader's epoch durable.
     pub(crate) async fn learn_config(&self, leader: Sid, config: LastConfig) -> Result<(), Refusal> {
         let stopping = || Err(Refusal::Failed("the member is stopping".into()));
@@ -143,6 +159,8 @@ impl RoleThread {
                 Job::Fence { request, drained, answer } => self.answer(answer, self.fence(&request, drained)),
                 Job::Promote(request, answer) => self.answer(answer, self.promote(&request)),
                 Job::Follow(request, answer) => self.answer(answer, self.follow(&request)),
+                Job::Recover(request, answer) => self.answer(answer, self.recover(&request)),
+                Job::SetAside(request, answer) => self.answer(answer, self.set_aside(&request)),
                 Job::LearnConfig { leader, config, answer } => {
                     let _ = answer.send(self.learn_config(leader, &config));
                 }
@@ -285,7 +303,8 @@ impl RoleThread {
     }
 
     fn follow(&self, request: &FollowRequest) -> Result<Reply, Refusal> {
-        let step = self.state.core.lock().begin_follow(request)?;
+        let vacant = is_vacant(&self.state.shard_reports());
+        let step = self.state.core.lock().begin_follow(request, vacant)?;
         self.leave(&step.role);
         self.state.drain_appends();
         self.state.persist(&step.change).map_err(failed)?;
@@ -322,7 +341,39 @@ impl RoleThread {
         let client =
             ReplicationClient::new(Arc::clone(&self.state), self.roles.clone(), following.clone(), ends.clone());
         self.main.spawn(client.run());
+        self.main.spawn(mend::run(Arc::clone(&self.state), following.clone(), ends.clone()));
         self.heartbeats.spawn(heartbeat::follow(Arc::clone(&self.state), following, ends));
+    }
+
+    fn recover(&self, request: &RecoverRequest) -> Result<Reply, Refusal> {
+        let states: Vec<_> = self.state.shard_reports().iter().map(|shard| shard.state).collect();
+        let step = self.state.core.lock().begin_recover(request, &states)?;
+        self.leave(&step.role);
+        self.state.drain_appends();
+        self.state.engine.sync_all().map_err(failed)?;
+        self.state.persist(&step.change).map_err(failed)?;
+        let standing = self.state.core.lock().finish_recover(&step);
+        tracing::warn!(
+            lineage = standing.lineage,
+            epoch = request.config.epoch,
+            "ALARM: an unsafe recovery made this member's data the truth; whatever others of the older lineage hold is given up"
+        );
+        Ok(Reply::Done(StandingReply { standing }))
+    }
+
+    fn set_aside(&self, request: &SetAsideRequest) -> Result<Reply, Refusal> {
+        let standing = {
+            let core = self.state.core.lock();
+            core.check_set_aside(request)?;
+            core.standing()
+        };
+        tracing::warn!(
+            lineage = standing.lineage,
+            sid = %standing.sid,
+            "this storage is of an older lineage and is set aside, as somebody asked: the process ends for that"
+        );
+        self.state.set_aside.cancel();
+        Ok(Reply::Done(StandingReply { standing }))
     }
 
     fn learn_config(&self, leader: Sid, config: &LastConfig) -> Result<(), Refusal> {

@@ -175,6 +175,7 @@ impl ReplicationServer {
             sid: hello.standing.sid,
             name: hello.name,
             client_address: hello.client_address,
+            open_count: hello.standing.open_count,
             connected: AtomicBool::new(true),
             whole,
             goal,

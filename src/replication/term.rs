@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::rules::{Quorum, Term};
-use super::shard_time::ShardTime;
+use super::shard_time::{ShardTime, median};
 use crate::engine::LogKeeper;
 use crate::ident::Sid;
 use crate::position::{Epoch, Gsn};
@@ -23,6 +23,8 @@ use crate::position::{Epoch, Gsn};
 const SAMPLES: usize = 1024;
 /// At most one sample in this time.
 const SAMPLE_EVERY: Duration = Duration::from_millis(5);
+/// A wall clock that was told longer ago says nothing.
+const WALL_AGE: Duration = Duration::from_secs(5);
 /// Heartbeat rounds whose send times are remembered.
 const ROUNDS: usize = 256;
 
@@ -32,7 +34,7 @@ pub(crate) struct LeaderTerm {
     pub(crate) term: Term,
     pub(crate) own: Sid,
     pub(crate) quorum: Mutex<Quorum>,
-    pub(crate) shard_time: ShardTime,
+    pub(crate) shard_time: Mutex<ShardTime>,
     pub(crate) followers: Mutex<BTreeMap<Sid, Arc<Follower>>>,
     /// Wakes shippers: something was appended or committed.
     pub(crate) moved: Notify,
@@ -54,6 +56,8 @@ pub(crate) struct LeaderTerm {
     pub(crate) serving: AtomicBool,
     /// Per voter: the shard time it knows.
     times: Mutex<BTreeMap<Sid, u64>>,
+    /// Per other member: its wall clock, and when it told that.
+    walls: Mutex<BTreeMap<Sid, (u64, Duration)>>,
     /// Ends with the term.
     pub(crate) ended: CancellationToken,
 }
@@ -64,6 +68,8 @@ pub(crate) struct Follower {
     pub(crate) sid: Sid,
     pub(crate) name: String,
     pub(crate) client_address: String,
+    /// As its hello showed.
+    pub(crate) open_count: u64,
     pub(crate) connected: AtomicBool,
     /// Whole on every shard when it said hello.
     pub(crate) whole: bool,
@@ -93,7 +99,8 @@ impl LeaderTerm {
             quorum: Mutex::new(Quorum::new(term.config.clone(), commits)),
             term,
             own,
-            shard_time,
+            shard_time: Mutex::new(shard_time),
+            walls: Mutex::default(),
             followers: Mutex::default(),
             moved: Notify::new(),
             heard: Notify::new(),
@@ -179,6 +186,40 @@ impl LeaderTerm {
         (config.write_quorum as usize).checked_sub(1).and_then(|w| all.get(w).copied()).unwrap_or(0)
     }
 
+    /// `sid` told its wall clock at `now`.
+    pub(crate) fn wall_heard(&self, sid: Sid, wall_ms: u64, now: Duration) {
+        self.walls.lock().insert(sid, (wall_ms, now));
+    }
+
+    /// The wall clocks of members that told them lately, as they are at `now`; this one's is `own_ms`.
+    pub(crate) fn walls(&self, own_ms: u64, now: Duration) -> BTreeMap<Sid, u64> {
+        let mut walls: BTreeMap<Sid, u64> = BTreeMap::from([(self.own, own_ms)]);
+        for (&sid, &(wall_ms, at)) in self.walls.lock().iter() {
+            let age = now.saturating_sub(at);
+            if age < WALL_AGE {
+                walls.insert(sid, wall_ms.saturating_add(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)));
+            }
+        }
+        walls
+    }
+
+    /// The median of the voters' wall clocks, if W of them are known.
+    pub(crate) fn median_wall(&self, walls: &BTreeMap<Sid, u64>) -> Option<u64> {
+        let voters: Vec<u64> = walls.iter().filter(|(sid, _)| self.is_voter(**sid)).map(|(_, &wall)| wall).collect();
+        if voters.len() < self.term.config.write_quorum as usize {
+            return None;
+        }
+        median(voters)
+    }
+
+    /// How far each wall clock is from the voters' median, in milliseconds; of those that are known.
+    pub(crate) fn clock_skews(&self, own_ms: u64, now: Duration) -> BTreeMap<Sid, i64> {
+        let walls = self.walls(own_ms, now);
+        let Some(median) = self.median_wall(&walls) else { return BTreeMap::new() };
+        let skew = |wall: u64| i64::try_from(i128::from(wall) - i128::from(median)).unwrap_or(i64::MAX);
+        walls.into_iter().map(|(sid, wall)| (sid, skew(wall))).collect()
+    }
+
     /// Whether `sid` votes.
     pub(crate) fn is_voter(&self, sid: Sid) -> bool {
         self.term.config.voters.contains(&sid)
@@ -217,6 +258,20 @@ mod tests {
         assert_eq!(t.time_known(Sid(2), 5, 9), 5);
         assert_eq!(t.time_known(Sid(3), 7, 9), 7);
         assert_eq!(t.time_known(Sid(77), 100, 9), 7, "a learner does not count");
+    }
+
+    #[test]
+    fn the_median_wall_clock_is_of_voters_that_told_theirs_lately() {
+        let t = term();
+        let median = |own, at| t.median_wall(&t.walls(own, ms(at)));
+        assert_eq!(median(9_000, 0), None, "one of three");
+        t.wall_heard(Sid(2), 1_000, ms(0));
+        t.wall_heard(Sid(77), 0, ms(0));
+        assert_eq!(median(9_000, 500), Some(1_500), "a learner does not count");
+        t.wall_heard(Sid(3), 5_000, ms(1000));
+        assert_eq!(median(9_000, 1000), Some(5_000));
+        assert_eq!(median(9_000, 5_500), Some(9_000), "of the two that are left");
+        assert_eq!(median(9_000, 7_000), None);
     }
 
     #[test]

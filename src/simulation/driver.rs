@@ -124,5 +124,7 @@ pub(super) fn brief(request: &Request) -> String {
         Request::Assemble(r) => format!("ASSEMBLE {}", r.epoch),
         Request::Promote(r) => format!("PROMOTE {} wait {:?}", r.config.epoch, r.lease_wait),
         Request::Follow(r) => format!("FOLLOW {} of {}", r.epoch, r.leader.name),
+        Request::Recover(r) => format!("Recover to lineage {}", r.lineage),
+        Request::SetAside(r) => format!("SetAside for lineage {}", r.lineage),
     }
 }

@@ -229,6 +229,25 @@ impl Oracle {
         }
     }
 
+    /// An unsafe recovery: what these logs do not hold was given up by whoever asked for it.
+    pub(super) fn given_up(&mut self, shards: &[Arc<Shard>]) {
+        for (number, shard) in shards.iter().enumerate() {
+            let truth = &mut self.truth[number];
+            let mut common = truth.len().min(shard.tail_gsn());
+            while common > 0 && shard.chain_at(common).ok().flatten().is_some_and(|c| c != truth.chain_at(common)) {
+                common -= 1;
+            }
+            truth.truncate(common);
+            self.seen.gsns[number] = self.seen.gsns[number].min(common);
+            let lost: Vec<Op> =
+                self.place.iter().filter(|(_, at)| at.0 == number && at.1 > common).map(|(&op, _)| op).collect();
+            for op in lost {
+                self.place.remove(&op);
+                self.acknowledged.remove(&op);
+            }
+        }
+    }
+
     // --- what clients were told ---------------------------------------------------------------------------
 
     /// A client was told that `op` is done, at `gsn`.

@@ -58,6 +58,14 @@ impl Truth {
         self.keys.entry(key.clone()).or_default().push(Written { gsn: entry.gsn, value });
     }
 
+    /// Nothing after `gsn` ever was.
+    pub(super) fn truncate(&mut self, gsn: Gsn) {
+        self.entries.truncate(gsn as usize);
+        for writes in self.keys.values_mut() {
+            writes.retain(|written| written.gsn <= gsn);
+        }
+    }
+
     pub(super) fn keys(&self) -> impl Iterator<Item = &Bytes> {
         self.keys.keys()
     }

@@ -1,14 +1,15 @@
 //! What travels: controllers' requests, and what members say to each other.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::engine::{LogChunk, SnapshotManifest};
+use crate::engine::{LogChunk, SnapshotManifest, Wanted};
 use crate::ident::{InstanceId, Sid};
 use crate::position::{Epoch, EpochTable, Gsn, LogTail};
 use crate::replication::rules::{LogView, Reconcile};
-use crate::topology::message::{HealthReport, LastConfig, Refusal, Reply, Request};
+use crate::topology::message::{HealthReport, LastConfig, Refusal, Reply, Request, VoterFigure};
 
 /// Who is addressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,11 +63,18 @@ pub(super) enum Message {
         tails: Vec<Gsn>,
         shard_time_ms: u64,
         committed_time_ms: u64,
+        figures: Vec<VoterFigure>,
+        /// For how long nothing else of the leader has run.
+        tick_age: Duration,
     },
     /// Follower to leader.
     HeartbeatAck { sid: Sid, epoch: Epoch, round: u64, shard_time_ms: u64 },
     /// Leader to follower: there is no such stream (any more).
     Closed { nonce: u64 },
+    /// Follower to leader: what a damaged file of it lacks.
+    Want { epoch: Epoch, shard: usize, file: u32, wanted: Vec<Wanted> },
+    /// Leader to follower.
+    Entries { epoch: Epoch, shard: usize, file: u32, records: Vec<(Gsn, Bytes)> },
     /// Someone who was addressed as the leader of an older epoch, or speaks from an older one, learns of a later one.
     Later { epoch: Epoch },
     /// Candidate to donor.

@@ -473,6 +473,7 @@ impl World {
             match wish {
                 Wish::After(after, timer) => self.schedule(after, Occurrence::Timer { member, life, timer }),
                 Wish::Send(to, message) => self.send(Address::Member(member), to, message),
+                Wish::SetAside => self.wipe(member),
             }
         }
     }

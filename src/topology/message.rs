@@ -50,8 +50,10 @@ pub struct ShardReport {
     pub state: DataState,
     /// End of the log at a batch end, with its chain. Durable in FENCE and ASSEMBLE replies.
     pub tail: LogTail,
-    /// Highest gsn known to be committed.
+    /// Highest gsn known to be committed, of what is here.
     pub commit: Gsn,
+    /// Highest gsn that this process ever heard to be committed, here or not.
+    pub known_commit: Gsn,
     /// Durable gsn.
     pub durable: Gsn,
     /// First gsn of the contiguous log.
@@ -174,6 +176,10 @@ pub struct HealthReport {
     pub serving: bool,
     /// What is wrong with its data, and why it is not mended yet; empty: nothing.
     pub trouble: String,
+    /// As leader: its wall clock less the voters' median, in milliseconds.
+    pub clock_skew_ms: i64,
+    /// As follower: for how long the leader has been stuck by its own word, for a cause that is not this member's too.
+    pub leader_stall: Duration,
 }
 
 impl HealthReport {
@@ -209,6 +215,8 @@ pub struct FollowerReport {
     pub lag_ms: u64,
     /// Durable gsn per shard.
     pub durable: Vec<Gsn>,
+    /// Its wall clock less the voters' median, in milliseconds.
+    pub clock_skew_ms: i64,
 }
 
 /// `Init`: makes a blank member part of a cluster. Refused unless `Envelope::to` is in `voters`.
@@ -245,6 +253,19 @@ pub struct FenceReply {
     pub shard_time_ms: u64,
     /// It drained: its lease is given up and no write is in flight.
     pub drained: bool,
+    /// What it heard of what voters hold, itself included.
+    pub figures: Vec<VoterFigure>,
+}
+
+/// What a voter was known to hold: a later answer below that shows a volume that was rolled back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoterFigure {
+    /// Identity of the storage.
+    pub sid: Sid,
+    /// Highest open count it showed.
+    pub open_count: u64,
+    /// Per shard, the highest gsn that it had acknowledged and that was committed.
+    pub held: Vec<Gsn>,
 }
 
 /// Where a missing tail can be fetched.
@@ -319,7 +340,29 @@ pub struct FollowRequest {
     pub as_learner: bool,
 }
 
-/// The answer to `Init`, PROMOTE and FOLLOW.
+/// The end of an unsafe recovery: what this member holds is the truth from now on, in a lineage of its own. Sent only to
+/// a voter of a register whose lineage is newer than the member's; the envelope names the member's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoverRequest {
+    /// The addressee, in the lineage that is given up.
+    pub envelope: Envelope,
+    /// The new lineage.
+    pub lineage: u64,
+    /// The first configuration of the new lineage.
+    pub config: LastConfig,
+}
+
+/// Renames the data of a member of an older lineage aside and formats new storage in its place. The envelope names the
+/// member's own lineage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAsideRequest {
+    /// The addressee, in the lineage that was given up.
+    pub envelope: Envelope,
+    /// The lineage in force: refused unless it is newer than the member's.
+    pub lineage: u64,
+}
+
+/// The answer to `Init`, PROMOTE, FOLLOW, and to what an unsafe recovery asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StandingReply {
     /// Identity and promises after the request.
@@ -420,12 +463,16 @@ pub enum Request {
     Promote(PromoteRequest),
     /// See [`FollowRequest`].
     Follow(FollowRequest),
+    /// See [`RecoverRequest`].
+    Recover(RecoverRequest),
+    /// See [`SetAsideRequest`].
+    SetAside(SetAsideRequest),
 }
 
 /// A member's answer to a [`Request`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
-    /// To `Init`, PROMOTE, FOLLOW.
+    /// To `Init`, PROMOTE, FOLLOW, `Recover`, `SetAside`.
     Done(StandingReply),
     /// To FENCE.
     Fenced(FenceReply),

@@ -52,6 +52,8 @@ pub enum MemberState {
     Blank,
     /// See `DataState::Amnesic`.
     Amnesic,
+    /// In sync but for records that rotted and are had from others.
+    Damaged,
     /// Unsound.
     Quarantined,
     /// Another cluster, an older lineage, a clone of another member's storage.

@@ -26,4 +26,5 @@ mod rot;
 mod small_clusters;
 mod stopped_leader;
 mod switchover;
+mod volumes_lost;
 mod watching;

@@ -1,11 +1,12 @@
-//! Data that rots: a follower's is replaced by a copy and set aside, an only member's is told and kept.
+//! Data that rots: a follower's is mended record by record where that is possible, else replaced by a copy and set
+//! aside; an only member's is told and kept.
 
 use std::path::Path;
 
 use armdb::api::MemberState;
 use rustix::process::Signal;
 
-use crate::support::{Cluster, Manifest, Writers, process};
+use crate::support::{Cluster, Manifest, Writers, eventually, process};
 
 const SEGMENT: &str = "shard-000/0000000001.seg";
 /// Among the first records, far below what was committed.
@@ -90,4 +91,47 @@ async fn an_only_member_whose_data_rotted_says_why_it_does_not_serve_and_keeps_i
     assert!(cluster.end(Signal::TERM).await.success());
     assert!(std::fs::read(data.join(SEGMENT)).expect("there") == rotten, "it is kept as it is");
     assert!(!data.join("shard-000/quarantined").exists(), "nothing took its place");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_of_a_follower_that_rotted_in_a_file_that_has_ended_are_had_from_the_leader_without_a_copy() {
+    const VALUE: usize = 1 << 20;
+    let cluster = Cluster::start(Manifest::members(3)).await;
+    let client = cluster.client().await;
+    // A segment is full at 64 MiB.
+    let puts = (0..72u8).map(|i| client.put(format!("big/{i:02}"), vec![i; VALUE]));
+    for put in futures::future::join_all(puts).await {
+        put.expect("a write");
+    }
+    let name = cluster.followers().await.remove(0).name;
+    let data = cluster.dir().join(&name).join("data");
+    let hint = data.join(SEGMENT).with_extension("hint");
+    eventually("the first segment has ended, and its keys are noted", async || hint.exists().then_some(())).await;
+    let down = cluster.keep_down(&name).await;
+    let path = data.join(SEGMENT);
+    let mut bytes = std::fs::read(&path).expect("read");
+    for at in [10 << 20, 30 << 20] {
+        bytes[at] ^= 0x55;
+    }
+    std::fs::write(&path, &bytes).expect("written");
+    drop(bytes);
+    down.release();
+
+    eventually("it is told and mended", async || {
+        let logged = cluster.logged(&name);
+        (logged.contains("a file is damaged") && logged.contains("a damaged file is mended")).then_some(())
+    })
+    .await;
+    cluster.healthy().await;
+    assert!(!path.exists(), "another file is in its place");
+    let logged = cluster.logged(&name);
+    assert!(!logged.contains("a full copy from the leader begins"), "a few records were enough");
+    let token = client.put("last", "1").await.expect("a write").token;
+    for i in 0..72u8 {
+        let there = client.get_with(format!("big/{i:02}"), &cluster.reading_from(&name, &token)).await.expect("a read");
+        assert!(
+            there.is_some_and(|value| value.bytes.len() == VALUE && value.bytes.iter().all(|b| *b == i)),
+            "big/{i}"
+        );
+    }
 }

@@ -13,6 +13,7 @@ use crate::engine::error::EngineError;
 use crate::engine::file_keys::{FileKeys, hint_of};
 use crate::engine::segment::Segment;
 use crate::engine::shard::Shard;
+use crate::engine::shard_state::ShardState;
 use crate::engine::shared::Shared;
 
 /// How often the thread looks around unasked.
@@ -65,8 +66,15 @@ impl Shard {
     /// Takes one step. `now` is a monotonic clock of the caller's; an error has been told, and ends the
     /// engine's life only if the engine says so.
     pub(crate) fn housekeep(self: &Arc<Self>, now: Duration, pace: &mut Pace) -> Result<Step, EngineError> {
+        if self.shared.poison.is_set() {
+            return Ok(Step::Idle);
+        }
+        self.look_for_damage(now).inspect_err(|error| {
+            tracing::warn!(shard = self.id, %error, "looking for damage failed and is tried again later");
+        })?;
         let mut turn = self.housekeeping.turn.lock();
-        if !self.ready.load(Ordering::Acquire) || self.shared.poison.is_set() {
+        // What is damaged is mended first: nothing of it may be copied, or lost to whoever could mend it.
+        if self.state() != ShardState::Ready {
             return Ok(Step::Idle);
         }
         let swept = self.sweep();
@@ -141,6 +149,7 @@ impl Shard {
             Err(Ended::Failed(error)) => {
                 if matches!(error, EngineError::Corrupt { .. }) {
                     turn.unfit.extend(job.inputs.iter().map(|input| input.id()));
+                    job.inputs.iter().for_each(|input| self.suspect(input.slot));
                 }
                 return Err(error);
             }

@@ -186,7 +186,7 @@ impl Db {
         }
         for shard in inner.engine.shards() {
             match shard.state() {
-                ShardState::Ready => {}
+                ShardState::Ready | ShardState::Damaged { .. } => {}
                 // A crash may have come between the making of the directory and this.
                 ShardState::Blank => shard.set_state(ShardState::Ready)?,
                 state => {

@@ -30,6 +30,7 @@ impl ShardMeta {
             ShardState::Ready => (3, ""),
             ShardState::Amnesic => (4, ""),
             ShardState::Quarantined { reason, .. } => (5, reason.as_str()),
+            ShardState::Damaged { .. } => (6, ""),
         };
         let mut w = Writer::default();
         w.u8(state)
@@ -39,6 +40,12 @@ impl ShardMeta {
             .u64(self.manifest)
             .u32(self.manifest_crc)
             .text(reason);
+        if let ShardState::Damaged { files } = &self.state {
+            w.u16(files.len() as u16);
+            for id in files {
+                w.u32(*id);
+            }
+        }
         w.0
     }
 
@@ -47,9 +54,12 @@ impl ShardMeta {
         let mut read = || {
             let (state, alarm, _) = (r.u8()?, r.u8()?, r.u16()?);
             let (manifest_len, manifest, manifest_crc) = (r.u32()?, r.u64()?, r.u32()?);
-            Ok((state, alarm != 0, manifest_len, manifest, manifest_crc, r.text()?))
+            let reason = r.text()?;
+            let damaged = if state == 6 { r.u16()? } else { 0 };
+            let files = (0..damaged).map(|_| r.u32()).collect::<Result<Vec<_>, _>>()?;
+            Ok((state, alarm != 0, manifest_len, manifest, manifest_crc, reason, files))
         };
-        let (state, alarm, manifest_len, manifest, manifest_crc, reason) =
+        let (state, alarm, manifest_len, manifest, manifest_crc, reason, files) =
             read().map_err(|e: super::codec::Short| e.to_string())?;
         let state = match state {
             1 => ShardState::Blank,
@@ -57,6 +67,7 @@ impl ShardMeta {
             3 => ShardState::Ready,
             4 => ShardState::Amnesic,
             5 => ShardState::Quarantined { reason, alarm },
+            6 => ShardState::Damaged { files },
             other => return Err(format!("the shard's state is the unknown {other}")),
         };
         let meta = Self { state, manifest, manifest_len, manifest_crc };
@@ -83,12 +94,17 @@ mod tests {
         let golden = b"\x05\0\0\0\x02\x01\0\0\x05\0\0\0\0\0\0\0\x0d\x0c\x0b\x0a\x03\0rot";
         assert_eq!(meta.encode(), golden);
         assert_eq!(ShardMeta::decode(golden), Ok(meta.clone()));
-        let alarm = ShardMeta { state: ShardState::Quarantined { reason: "rot".into(), alarm: true }, ..meta };
+        let alarm = ShardMeta { state: ShardState::Quarantined { reason: "rot".into(), alarm: true }, ..meta.clone() };
         assert_eq!((alarm.encode()[1], ShardMeta::decode(&alarm.encode())), (1, Ok(alarm)));
         for state in [ShardState::Blank, ShardState::Syncing, ShardState::Ready, ShardState::Amnesic] {
             let meta = ShardMeta { state, ..ShardMeta::blank() };
             assert_eq!(ShardMeta::decode(&meta.encode()), Ok(meta));
         }
+        let damaged = ShardMeta { state: ShardState::Damaged { files: vec![3, 0x0102] }, ..meta };
+        let golden_damaged =
+            b"\x06\0\0\0\x02\x01\0\0\x05\0\0\0\0\0\0\0\x0d\x0c\x0b\x0a\0\0\x02\0\x03\0\0\0\x02\x01\0\0";
+        assert_eq!(damaged.encode(), golden_damaged);
+        assert_eq!(ShardMeta::decode(golden_damaged), Ok(damaged));
         assert!(ShardMeta::decode(&golden[..6]).is_err());
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -14,6 +13,7 @@ use crate::engine::format::record::{Kind, Record, chain};
 use crate::engine::format::segment_header::SEGMENT_HEADER_BYTES;
 use crate::engine::segment::Segment;
 use crate::engine::shard::Shard;
+use crate::engine::shard_state::ShardState;
 use crate::position::{EpochTable, Gsn, LogTail};
 
 /// Keeps a snapshot's files readable until dropped, whatever happens to the shard meanwhile.
@@ -56,7 +56,8 @@ impl Shard {
     /// Pins the committed state as a snapshot. Reads all of it once, for checksums.
     pub fn pin_snapshot(self: &Arc<Self>) -> Result<SnapshotPin, EngineError> {
         self.shared.poison.check()?;
-        if !self.ready.load(Ordering::Acquire) {
+        // Not a damaged one either: files are given as they are, and no record unverified.
+        if self.state() != ShardState::Ready {
             return Err(EngineError::NotReady { shard: self.id, state: self.state(), operation: "a snapshot" });
         }
         // From the commit as it is before: what is pinned ends there or later.

@@ -146,6 +146,10 @@ impl Inspector<'_> {
                 let what = "acknowledged writes may be missing (the machine crashed under durability Os)";
                 self.tell(Severity::Note, SHARD_META, None, what);
             }
+            state @ ShardState::Damaged { .. } => {
+                let what = format!("the shard is {state}: a running member has what is lost from its leader");
+                self.tell(Severity::Unsound, SHARD_META, None, what);
+            }
             ShardState::Blank | ShardState::Ready => {}
         }
         let both = older.is_some();

@@ -23,6 +23,7 @@ pub(crate) use load::load;
 pub(crate) use scan::{Found, Scan, Stop, scan, vouched_in, walk};
 
 use super::compaction::Housekeeping;
+use super::damage::Watch;
 use super::error::EngineError;
 use super::fault;
 use super::file_keys::{FileKeys, hint_of, stored_hint};
@@ -162,7 +163,11 @@ impl Read {
                 self.files.set_void(true);
                 return Ok(());
             }
-            ShardState::Blank | ShardState::Ready | ShardState::Amnesic | ShardState::Syncing => {}
+            ShardState::Blank
+            | ShardState::Ready
+            | ShardState::Damaged { .. }
+            | ShardState::Amnesic
+            | ShardState::Syncing => {}
         }
         if let Some(note) = noted {
             self.check_fault(shared, &manifest, note)?;
@@ -498,7 +503,7 @@ impl Read {
         }
         let hinted = view.segments.iter().flatten().filter(|segment| segment.keys().is_some()).count();
         tracing::debug!(shard = self.id, files = view.segments.len(), hinted, "the shard's files are read");
-        let ready = *self.files.state() == ShardState::Ready;
+        let ready = self.files.state().is_usable();
         let (tail, applied) = (log.tail.last.gsn, log.applied.last.gsn);
         let loaded_time_ms = load(shared, &mut view, &self.log[..kept], &self.cold, applied)?;
         let shard = Arc::new(Shard {
@@ -509,6 +514,7 @@ impl Read {
             files: Mutex::new(self.files),
             apply: Mutex::new(()),
             housekeeping: Housekeeping::default(),
+            damage: Watch::default(),
             log: Mutex::new(log),
             view: ArcSwap::from_pointee(view),
             spares: AtomicUsize::new(0),

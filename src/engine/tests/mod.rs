@@ -8,6 +8,7 @@ mod damage;
 mod fault;
 mod full_disk;
 mod history;
+mod mending;
 mod outcomes;
 mod spare;
 

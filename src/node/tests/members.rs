@@ -123,6 +123,8 @@ impl Group {
             Request::Assemble(r) => calls.assemble(proto::AssembleRequest::from(r)).await,
             Request::Promote(r) => calls.promote(proto::PromoteRequest::from(r)).await,
             Request::Follow(r) => calls.follow(proto::FollowRequest::from(r)).await,
+            Request::Recover(r) => calls.recover(proto::RecoverRequest::from(r)).await,
+            Request::SetAside(r) => calls.set_aside(proto::SetAsideRequest::from(r)).await,
         };
         Reply::try_from(reply.expect("answered").into_inner()).expect("understood")
     }

@@ -182,6 +182,9 @@ impl Replica for StandIn {
     fn refused_peers(&self) -> u64 {
         0
     }
+    fn mended_files(&self) -> u64 {
+        0
+    }
     fn copied_bytes(&self) -> u64 {
         0
     }
@@ -212,6 +215,7 @@ impl Replica for StandIn {
                     commit: shard.commit(),
                     durable: shard.durable_gsn(),
                     log_floor: shard.log_floor(),
+                    known_commit: shard.commit(),
                     tombstone_floor: shard.tombstone_floor(),
                 })
                 .collect(),
@@ -226,6 +230,8 @@ impl Replica for StandIn {
             caught_up: true,
             serving: true,
             trouble: String::new(),
+            clock_skew_ms: 0,
+            leader_stall: Duration::ZERO,
         }
     }
     fn describe_members(&self) -> Vec<proto::MemberInfo> {

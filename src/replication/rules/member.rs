@@ -12,12 +12,13 @@
 
 use std::time::Duration;
 
+use super::figures::Figures;
 use super::lease::{LeaderLease, LeaseGrant};
 use crate::ident::{ClusterId, InstanceId, Sid};
-use crate::position::{Epoch, LogTail};
+use crate::position::{Epoch, Gsn, LogTail};
 use crate::topology::message::{
     AssembleRequest, DataState, Donor, Envelope, FenceReply, FenceRequest, FollowRequest, InitRequest, InitState,
-    LastConfig, PromoteRequest, Refusal, Role, ShardReport, Standing,
+    LastConfig, PromoteRequest, RecoverRequest, Refusal, Role, SetAsideRequest, ShardReport, Standing, VoterFigure,
 };
 
 /// What `node.meta` holds of it.
@@ -56,6 +57,8 @@ pub struct MetaChange {
     pub init: Option<InitState>,
     /// Become part of this cluster, at this lineage.
     pub cluster: Option<(ClusterId, u64)>,
+    /// Raise the lineage to this.
+    pub lineage: Option<u64>,
 }
 
 impl MetaChange {
@@ -81,6 +84,7 @@ impl MetaChange {
             to.cluster_id = Some(cluster_id);
             to.lineage = lineage;
         }
+        to.lineage = to.lineage.max(self.lineage.unwrap_or(0));
     }
 }
 
@@ -141,6 +145,8 @@ pub struct PromoteStep {
     pub already: bool,
     term: Term,
     lease_wait: Duration,
+    /// Where the logs end.
+    ends: Vec<Gsn>,
 }
 
 /// First phase of FOLLOW: persist, then [`MemberCore::finish_follow`].
@@ -169,6 +175,16 @@ pub struct InitStep {
     pub already: bool,
 }
 
+/// First phase of `Recover`: end what `role` says, make the logs durable, persist, then [`MemberCore::finish_recover`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct RecoverStep {
+    /// To persist after the logs.
+    pub change: MetaChange,
+    /// What ends.
+    pub role: RoleChange,
+}
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct MemberCore {
@@ -183,6 +199,7 @@ pub struct MemberCore {
     lease: Option<LeaderLease>,
     grant: LeaseGrant,
     leader_heard: Option<Duration>,
+    figures: Figures,
 }
 
 impl MemberCore {
@@ -200,6 +217,7 @@ impl MemberCore {
             lease: None,
             grant: LeaseGrant::new(now),
             leader_heard: None,
+            figures: Figures::default(),
         }
     }
 
@@ -382,6 +400,7 @@ impl MemberCore {
             lease_remaining: self.grant.remaining(now),
             shard_time_ms,
             drained,
+            figures: self.figures.all(),
         })
     }
 
@@ -460,7 +479,8 @@ impl MemberCore {
             members: request.members.clone(),
             shard_time_ms: request.shard_time_ms,
         };
-        let step = |change, already| PromoteStep { change, already, term, lease_wait: request.lease_wait };
+        let ends = request.targets.iter().map(|target| target.last.gsn).collect();
+        let step = |change, already| PromoteStep { change, already, term, lease_wait: request.lease_wait, ends };
         if self.leads(epoch) {
             return Ok(step(MetaChange::default(), true));
         }
@@ -502,6 +522,7 @@ impl MemberCore {
         );
         // What it had granted to others is part of the wait; a FENCE during the wait must tell what is left of
         // it, because nobody else may be asked then (R5 b).
+        self.figures.lead(epoch, &step.ends);
         self.grant.clear();
         self.grant.extend(now + step.lease_wait);
         self.role = Role::Leader;
@@ -513,9 +534,17 @@ impl MemberCore {
 
     // --- FOLLOW and the stream ----------------------------------------------------------------------------
 
-    /// Begins FOLLOW.
-    pub fn begin_follow(&mut self, request: &FollowRequest) -> Result<FollowStep, Refusal> {
-        self.check_envelope(&request.envelope)?;
+    /// Begins FOLLOW. `vacant`: it joined as a learner and never had any data; only then does it join a newer lineage,
+    /// because nothing of the older one is here.
+    pub fn begin_follow(&mut self, request: &FollowRequest, vacant: bool) -> Result<FollowStep, Refusal> {
+        let newer = request.envelope.lineage > self.durable.lineage;
+        let moves = vacant && request.as_learner && newer && self.durable.cluster_id.is_some();
+        if moves {
+            let lineage = self.durable.lineage;
+            self.check_envelope(&Envelope { lineage, ..request.envelope.clone() })?;
+        } else {
+            self.check_envelope(&request.envelope)?;
+        }
         let d = &self.durable;
         let adopted = d.init != InitState::Done;
         if adopted && (d.init != InitState::None || !request.as_learner) {
@@ -539,6 +568,9 @@ impl MemberCore {
         if request.epoch > d.promised {
             change.promised = Some(request.epoch);
         }
+        if moves {
+            change.lineage = Some(request.envelope.lineage);
+        }
         let following = Following {
             epoch: request.epoch,
             leader: request.leader.clone(),
@@ -551,6 +583,9 @@ impl MemberCore {
 
     /// The change is durable: say hello to the leader next.
     pub fn finish_follow(&mut self, step: FollowStep) -> Result<Standing, Refusal> {
+        if step.change.lineage.is_some() {
+            self.figures.clear();
+        }
         step.change.apply(&mut self.durable);
         if let Some(following) = step.following {
             self.check_promise(following.epoch)?;
@@ -580,6 +615,58 @@ impl MemberCore {
         self.follows(epoch, leader) && self.durable.last_config.as_ref().is_some_and(|c| c.epoch >= epoch)
     }
 
+    // --- unsafe recovery ----------------------------------------------------------------------------------
+
+    /// Begins `Recover`: whatever an earlier lineage does here ends. `states` are the shards' states.
+    pub fn begin_recover(&mut self, request: &RecoverRequest, states: &[DataState]) -> Result<RecoverStep, Refusal> {
+        let d = &self.durable;
+        if request.envelope.to == d.sid
+            && d.lineage == request.lineage
+            && d.cluster_id == Some(request.envelope.cluster_id)
+        {
+            // The request was sent again.
+            return Ok(RecoverStep { change: MetaChange::default(), role: RoleChange::None });
+        }
+        self.check_envelope(&request.envelope)?;
+        self.check_initialised()?;
+        let (epoch, promised) = (request.config.epoch, self.promising.max(d.led));
+        if request.lineage <= d.lineage {
+            return Err(Refusal::WrongLineage { have: d.lineage, want: request.lineage });
+        }
+        if !request.config.voters.contains(&d.sid) {
+            return Err(Refusal::NotAVoter(d.sid));
+        }
+        // Epochs of two lineages are never compared, but a member's own never fall.
+        if epoch < promised {
+            return Err(Refusal::Promised { promised, asked: epoch });
+        }
+        check_states(states)?;
+        let change = MetaChange {
+            promised: Some(epoch),
+            last_config: Some(request.config.clone()),
+            lineage: Some(request.lineage),
+            ..MetaChange::default()
+        };
+        Ok(RecoverStep { change, role: self.leave(epoch) })
+    }
+
+    /// The logs and the lineage are durable: controllers of the new lineage are heard from now on.
+    pub fn finish_recover(&mut self, step: &RecoverStep) -> Standing {
+        self.figures.clear();
+        step.change.apply(&mut self.durable);
+        self.standing()
+    }
+
+    /// Whether this storage is to be set aside: never what belongs to the lineage in force.
+    pub fn check_set_aside(&self, request: &SetAsideRequest) -> Result<(), Refusal> {
+        self.check_envelope(&request.envelope)?;
+        self.check_initialised()?;
+        if request.lineage <= self.durable.lineage {
+            return Err(Refusal::WrongLineage { have: self.durable.lineage, want: request.lineage });
+        }
+        Ok(())
+    }
+
     // --- heartbeats and leases ----------------------------------------------------------------------------
 
     /// A heartbeat of `leader` in `epoch` arrived. True: grant it (acknowledge); false: say what is promised.
@@ -590,6 +677,16 @@ impl MemberCore {
         self.leader_heard = Some(now);
         self.grant.grant(now);
         true
+    }
+
+    /// What voters hold, as the leader of `epoch` told, or counts itself.
+    pub fn hear_figures(&mut self, epoch: Epoch, figures: &[VoterFigure]) {
+        self.figures.hear(epoch, figures);
+    }
+
+    /// What it heard of what voters hold.
+    pub fn figures(&self) -> Vec<VoterFigure> {
+        self.figures.all()
     }
 
     /// How long ago the followed leader was last heard.
@@ -612,6 +709,14 @@ impl MemberCore {
         shards.len() == targets.len()
             && shards.iter().zip(targets).all(|(have, want)| have.tail == *want && have.durable >= want.last.gsn)
     }
+}
+
+/// Whether storage was made a learner's and has had no data so far: it counts for nothing, in whatever lineage.
+pub fn is_vacant(shards: &[ShardReport]) -> bool {
+    let nothing = |shard: &ShardReport| {
+        shard.state == DataState::Syncing && shard.tail.last.gsn == 0 && shard.commit == 0 && shard.log_floor <= 1
+    };
+    !shards.is_empty() && shards.iter().all(nothing)
 }
 
 /// Whether a candidate's data can be made whole by the targets. An amnesic log that is brought to the targets holds

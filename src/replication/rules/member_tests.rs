@@ -38,7 +38,15 @@ fn fence_request(to: u128, epoch: Epoch) -> FenceRequest {
 
 fn shard(epoch: Epoch, gsn: u64) -> ShardReport {
     let tail = LogTail { last: LogPosition::new(epoch, gsn), chain: 1 };
-    ShardReport { state: DataState::Ready, tail, commit: gsn, durable: gsn, log_floor: 1, tombstone_floor: 0 }
+    ShardReport {
+        state: DataState::Ready,
+        tail,
+        commit: gsn,
+        known_commit: gsn,
+        durable: gsn,
+        log_floor: 1,
+        tombstone_floor: 0,
+    }
 }
 
 fn config(epoch: Epoch) -> LastConfig {
@@ -72,7 +80,7 @@ fn follow_request(to: u128, epoch: Epoch, leader: u128, as_learner: bool) -> Fol
 }
 
 fn follow(m: &mut MemberCore, epoch: Epoch, leader: u128) -> Result<Standing, Refusal> {
-    let step = m.begin_follow(&follow_request(m.sid().0, epoch, leader, false))?;
+    let step = m.begin_follow(&follow_request(m.sid().0, epoch, leader, false), false)?;
     m.finish_follow(step)
 }
 
@@ -193,8 +201,8 @@ fn a_later_epoch_makes_a_leader_step_down_without_a_promise() {
 fn an_empty_volume_joins_as_a_learner_only_when_told_so() {
     let blank = Durable { cluster_id: None, init: InitState::None, promised: 0, ..durable(2) };
     let mut m = MemberCore::new(blank, InstanceId(2), ms(0));
-    assert!(m.begin_follow(&follow_request(2, 5, 1, false)).is_err());
-    let step = m.begin_follow(&follow_request(2, 5, 1, true)).unwrap();
+    assert!(m.begin_follow(&follow_request(2, 5, 1, false), false).is_err());
+    let step = m.begin_follow(&follow_request(2, 5, 1, true), false).unwrap();
     assert!(step.adopted);
     let standing = m.finish_follow(step).unwrap();
     assert_eq!((standing.cluster_id, standing.promised, standing.init), (Some(CLUSTER), 5, InitState::Done));
@@ -222,8 +230,8 @@ fn init_is_refused_unless_the_sid_is_a_voter_and_changes_nothing_when_done() {
 fn follow_of_an_older_epoch_is_refused_and_a_repeated_one_does_not_disturb_the_stream() {
     let mut m = member(2);
     follow(&mut m, 5, 1).unwrap();
-    assert_eq!(m.begin_follow(&follow_request(2, 5, 1, false)).unwrap().role, RoleChange::None);
-    assert!(matches!(m.begin_follow(&follow_request(2, 4, 3, false)), Err(Refusal::Promised { .. })));
+    assert_eq!(m.begin_follow(&follow_request(2, 5, 1, false), false).unwrap().role, RoleChange::None);
+    assert!(matches!(m.begin_follow(&follow_request(2, 4, 3, false), false), Err(Refusal::Promised { .. })));
     assert!(m.follows(5, Sid(1)));
 }
 
@@ -261,4 +269,62 @@ fn a_late_assemble_never_touches_what_was_acknowledged_before_a_restart() {
     let restarted = MemberCore::new(m.durable().clone(), InstanceId(99), ms(0));
     assert_eq!(restarted.following(), None);
     assert_eq!(restarted.check_assemble(2), Err(Refusal::Obsolete(2)));
+}
+
+fn recover_request(to: u128, lineage: u64, epoch: Epoch) -> RecoverRequest {
+    let config = LastConfig { epoch, voters: vec![Sid(to)], write_quorum: 1, min_voters: 1 };
+    RecoverRequest { envelope: envelope(to), lineage, config }
+}
+
+#[test]
+fn a_survivor_takes_a_newer_lineage_once_and_hears_nobody_of_the_older_one() {
+    let mut m = member(2);
+    follow(&mut m, 3, 1).unwrap();
+    m.hear_figures(3, &[VoterFigure { sid: Sid(2), open_count: 1, held: vec![9] }]);
+    let ready = [DataState::Ready];
+    let older = m.begin_recover(&recover_request(2, 0, 9), &ready).map(drop);
+    assert!(older.is_ok(), "sent again, it is answered");
+    assert_eq!(
+        m.begin_recover(&recover_request(2, 1, 2), &ready).unwrap_err(),
+        Refusal::Promised { promised: 3, asked: 2 }
+    );
+    let quarantined = m.begin_recover(&recover_request(2, 1, 9), &[DataState::Quarantined]).unwrap_err();
+    assert!(matches!(quarantined, Refusal::NotReady { .. }));
+    assert!(m.follows(3, Sid(1)), "what was refused changed nothing");
+
+    let step = m.begin_recover(&recover_request(2, 1, 9), &ready).unwrap();
+    assert_eq!(step.role, RoleChange::StreamEnds);
+    let standing = m.finish_recover(&step);
+    assert_eq!((standing.lineage, standing.promised), (1, 9));
+    assert_eq!(standing.last_config.map(|config| config.voters), Some(vec![Sid(2)]));
+    assert!(m.figures().is_empty(), "figures are of one lineage");
+    assert_eq!(fence(&mut m, 10, ms(5)), Err(Refusal::WrongLineage { have: 1, want: 0 }));
+    assert!(matches!(m.begin_follow(&follow_request(2, 10, 1, false), false), Err(Refusal::WrongLineage { .. })));
+    let again = m.begin_recover(&recover_request(2, 1, 9), &ready).unwrap();
+    assert!(again.change.is_empty() && again.role == RoleChange::None);
+}
+
+#[test]
+fn only_storage_of_an_older_lineage_is_set_aside_and_only_by_its_name() {
+    let m = member(2);
+    let request = |to, lineage| SetAsideRequest { envelope: envelope(to), lineage };
+    assert_eq!(m.check_set_aside(&request(2, 1)), Ok(()));
+    assert_eq!(m.check_set_aside(&request(2, 0)), Err(Refusal::WrongLineage { have: 0, want: 0 }));
+    assert_eq!(m.check_set_aside(&request(3, 1)), Err(Refusal::WrongSid { have: Sid(2), want: Sid(3) }));
+}
+
+#[test]
+fn a_learner_that_never_had_data_joins_a_newer_lineage_and_nobody_else_does() {
+    let newer = |as_learner| {
+        let mut request = follow_request(2, 9, 1, as_learner);
+        request.envelope.lineage = 1;
+        request
+    };
+    let mut m = member(2);
+    assert!(matches!(m.begin_follow(&newer(true), false), Err(Refusal::WrongLineage { .. })), "it has data");
+    assert!(matches!(m.begin_follow(&newer(false), true), Err(Refusal::WrongLineage { .. })), "it is to vote");
+    let step = m.begin_follow(&newer(true), true).unwrap();
+    assert_eq!(m.finish_follow(step).unwrap().lineage, 1);
+    let older = follow_request(2, 9, 1, true);
+    assert!(matches!(m.begin_follow(&older, true), Err(Refusal::WrongLineage { .. })));
 }

@@ -16,6 +16,7 @@
 //! ```
 
 pub mod append;
+pub mod figures;
 pub mod lease;
 pub mod member;
 pub mod outcome;
@@ -25,9 +26,11 @@ pub mod sighting;
 pub mod staleness;
 
 pub use append::{AppendRefusal, check_append, check_truncate};
+pub use figures::Figures;
 pub use lease::{HEARTBEAT_INTERVAL, LEASE_DURATION, LeaderLease, LeaseGrant, lease_wait};
 pub use member::{
-    Durable, FenceStep, FollowStep, Following, InitStep, MemberCore, MetaChange, PromoteStep, RoleChange, Term,
+    Durable, FenceStep, FollowStep, Following, InitStep, MemberCore, MetaChange, PromoteStep, RecoverStep, RoleChange,
+    Term, is_vacant,
 };
 pub use outcome::{Outcome, outcome};
 pub use quorum::Quorum;

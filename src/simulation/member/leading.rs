@@ -87,6 +87,7 @@ impl Process {
             sid: speaker.sid,
             name: format!("m-{address}"),
             client_address: String::new(),
+            open_count: speaker.open_count,
             connected: AtomicBool::new(true),
             whole,
             goal: goal.clone(),

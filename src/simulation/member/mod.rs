@@ -5,6 +5,7 @@
 //! writes      clients, commit, outcomes      roles      Init, FENCE, PROMOTE, FOLLOW
 //! following   hello, chunks, acks            leading    sessions, shipping, counting
 //! assemble    ASSEMBLE, both sides           copying    a full copy, both sides
+//! mending     entries for files that rotted, both sides
 //! upkeep      syncs, heartbeats, housekeeping, reports
 //! ```
 //! Nothing is decided here that the rules or the engine decide. Clocks are the member's own: they start anywhere and
@@ -14,6 +15,7 @@ mod assemble;
 mod copying;
 mod following;
 mod leading;
+mod mending;
 mod roles;
 mod upkeep;
 mod writes;
@@ -50,6 +52,8 @@ const RETRY: Duration = Duration::from_millis(60);
 pub(super) enum Wish {
     Send(Address, Message),
     After(Duration, Timer),
+    /// The storage makes room for new.
+    SetAside,
 }
 
 /// What a member waits for.
@@ -153,6 +157,10 @@ pub(super) struct Process {
     relaxed: bool,
     /// [`Mutant::PromiseNotPersisted`].
     forgets_promises: bool,
+    /// Since when everything but its heartbeats is stuck.
+    hung_since: Option<Duration>,
+    /// For how long its leader has been stuck, by the leader's word.
+    leader_stall: Duration,
 }
 
 impl Process {
@@ -196,6 +204,8 @@ impl Process {
             tidied: vec![HousekeepingReport::default(); shards],
             relaxed: options.durability == crate::engine::Durability::Os,
             forgets_promises: hands.mutant == Some(Mutant::PromiseNotPersisted),
+            hung_since: None,
+            leader_stall: Duration::ZERO,
             engine,
         };
         for (number, shard) in process.engine.shards().iter().enumerate() {
@@ -207,7 +217,7 @@ impl Process {
                     }
                 }
                 ShardState::Amnesic => hands.count("shards amnesic at open"),
-                ShardState::Ready => {
+                ShardState::Ready | ShardState::Damaged { .. } => {
                     hands.oracle.agrees(process.me(), number, shard, shard.commit());
                     hands.oracle.folds(process.me(), number, shard);
                 }
@@ -320,7 +330,20 @@ impl Process {
 
     // --- messages -----------------------------------------------------------------------------------------
 
+    /// From now on nothing runs but the thread that beats.
+    #[cfg(test)]
+    pub(super) fn hang(&mut self, now: Duration) {
+        self.hung_since = Some(self.clock(now));
+    }
+
+    pub(super) fn is_hung(&self) -> bool {
+        self.hung_since.is_some()
+    }
+
     pub(super) fn take(&mut self, from: Address, message: Message, hands: &mut Hands<'_>) {
+        if self.is_hung() && !matches!(message, Message::HeartbeatAck { .. }) {
+            return;
+        }
         let joining = self.stream != 0 && self.hello.is_none() && self.joined.is_none() && self.copying.is_none();
         if joining && matches!(message, Message::Chunk { .. }) {
             return self.early.push((from, message));
@@ -348,7 +371,21 @@ impl Process {
                     self.stream_broke(hands);
                 }
             }
-            Message::Heartbeat { epoch, leader, round, commit, tails, shard_time_ms, committed_time_ms } => {
+            Message::Heartbeat {
+                epoch,
+                leader,
+                round,
+                commit,
+                tails,
+                shard_time_ms,
+                committed_time_ms,
+                figures,
+                tick_age,
+            } => {
+                if self.core.follows(epoch, leader) {
+                    self.leader_stall = tick_age;
+                    self.core.hear_figures(epoch, &figures);
+                }
                 let times = (shard_time_ms, committed_time_ms);
                 self.heartbeat(from, (epoch, leader), round, &commit, &tails, times, hands);
             }
@@ -371,6 +408,8 @@ impl Process {
             Message::Part { nonce, shard, name, offset, bytes } => {
                 self.take_part(nonce, shard, &name, offset, &bytes, hands);
             }
+            Message::Want { epoch, shard, file, wanted } => self.take_want(from, epoch, shard, file, &wanted, hands),
+            Message::Entries { epoch, shard, file, records } => self.take_entries(epoch, shard, file, records, hands),
             Message::Reply { .. } | Message::Report(_) => {}
         }
     }
@@ -382,6 +421,13 @@ impl Process {
 
     pub(super) fn timer(&mut self, timer: Timer, hands: &mut Hands<'_>) {
         self.engine.set_now(self.clock(hands.now));
+        if self.is_hung() {
+            if timer == Timer::Beat {
+                hands.after(Duration::from_millis(100), Timer::Beat);
+                self.beat_out(hands);
+            }
+            return;
+        }
         match timer {
             Timer::Job => self.job_done(hands),
             Timer::Sync => self.sync(hands),

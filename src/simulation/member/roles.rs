@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::following::Joining;
-use super::{Caller, Hands, Process, Timer};
+use super::{Caller, Hands, Process, Timer, Wish};
 use crate::engine::{EngineError, ShardState};
 use crate::position::{Epoch, Gsn};
 use crate::replication::member_state::shard_report;
-use crate::replication::rules::{FenceStep, FollowStep, InitStep, MetaChange, PromoteStep};
+use crate::replication::rules::{FenceStep, FollowStep, InitStep, MetaChange, PromoteStep, RecoverStep, is_vacant};
 use crate::replication::shard_time::ShardTime;
 use crate::replication::term::LeaderTerm;
 use crate::simulation::Mutant;
 use crate::simulation::wire::Message;
 use crate::topology::message::{
-    FenceRequest, FollowRequest, InitRequest, PromoteRequest, Refusal, Reply, Request, ShardReport, StandingReply,
+    FenceRequest, FollowRequest, InitRequest, PromoteRequest, RecoverRequest, Refusal, Reply, Request, ShardReport,
+    StandingReply,
 };
 
 /// A promise holds the log's floor until PROMOTE or FOLLOW, or for so long.
@@ -28,6 +29,7 @@ pub(super) enum Job {
     Fence(FenceRequest, bool, Caller),
     Promote(PromoteRequest, Caller),
     Follow(FollowRequest, Caller),
+    Recover(RecoverRequest, Caller),
     Learn(Box<Joining>),
 }
 
@@ -38,6 +40,7 @@ pub(super) enum Running {
     Fence(FenceStep, bool, Caller),
     Promote(PromoteStep, Vec<Gsn>, Caller),
     Follow(FollowStep, Caller),
+    Recover(RecoverStep, Caller),
     Learn(MetaChange, Box<Joining>),
     Refused(Refusal, Caller),
 }
@@ -65,6 +68,13 @@ impl Process {
                 self.jobs.push_back(Job::Promote(r, caller));
             }
             Request::Follow(r) => self.jobs.push_back(Job::Follow(r, caller)),
+            Request::Recover(r) => self.jobs.push_back(Job::Recover(r, caller)),
+            Request::SetAside(r) => {
+                if self.core.check_set_aside(&r).is_ok() {
+                    hands.wishes.push(Wish::SetAside);
+                }
+                return;
+            }
             Request::Assemble(r) => return self.assemble(caller, r, hands),
             Request::Fence(r) => match r.drain.filter(|_| self.leads()) {
                 Some(drain) if self.core.check_fence(&r).is_ok() && self.drain.is_none() => {
@@ -130,13 +140,23 @@ impl Process {
                     Err(refusal) => Running::Refused(refusal, caller),
                 }
             }
-            Job::Follow(r, caller) => match self.core.begin_follow(&r) {
+            Job::Follow(r, caller) => match self.core.begin_follow(&r, is_vacant(&self.shard_reports())) {
                 Ok(step) => {
                     self.leave(&step.role, hands);
                     Running::Follow(step, caller)
                 }
                 Err(refusal) => Running::Refused(refusal, caller),
             },
+            Job::Recover(r, caller) => {
+                let states: Vec<_> = self.shard_reports().iter().map(|report| report.state).collect();
+                match self.core.begin_recover(&r, &states) {
+                    Ok(step) => {
+                        self.leave(&step.role, hands);
+                        Running::Recover(step, caller)
+                    }
+                    Err(refusal) => Running::Refused(refusal, caller),
+                }
+            }
             Job::Learn(joining) => match self.core.learn_config(joining.leader, &joining.config) {
                 Ok(change) => Running::Learn(change, joining),
                 Err(_) => return self.next_job(hands),
@@ -158,6 +178,7 @@ impl Process {
             Running::Fence(step, drained, caller) => Some((caller, self.fence(&step, drained, hands))),
             Running::Promote(step, commits, caller) => Some((caller, self.promote(step, commits, hands))),
             Running::Follow(step, caller) => Some((caller, self.follow(step, hands))),
+            Running::Recover(step, caller) => Some((caller, self.recover(&step, hands))),
             Running::Learn(change, joining) => {
                 if self.persist(&change).is_ok() {
                     self.core.config_persisted(&change);
@@ -260,6 +281,15 @@ impl Process {
         self.appended(hands);
         self.run_commits(hands);
         Ok(())
+    }
+
+    fn recover(&mut self, step: &RecoverStep, hands: &mut Hands<'_>) -> Result<Reply, Refusal> {
+        self.engine.sync_all().map_err(|e| failed(&e))?;
+        self.persist(&step.change).map_err(|e| failed(&e))?;
+        if !step.change.is_empty() {
+            hands.oracle.given_up(self.engine.shards());
+        }
+        Ok(Reply::Done(StandingReply { standing: self.core.finish_recover(step) }))
     }
 
     fn follow(&mut self, step: FollowStep, hands: &mut Hands<'_>) -> Result<Reply, Refusal> {

@@ -8,7 +8,7 @@ use crate::engine::{HousekeepingReport, ShardState};
 use crate::position::Gsn;
 use crate::replication::member_state::shard_report;
 use crate::simulation::wire::{Address, Message};
-use crate::topology::message::{DiskRoom, FollowerReport, HealthReport};
+use crate::topology::message::{DiskRoom, FollowerReport, HealthReport, VoterFigure};
 
 impl Process {
     // --- syncs --------------------------------------------------------------------------------------------
@@ -42,31 +42,59 @@ impl Process {
 
     // --- heartbeats and retries ---------------------------------------------------------------------------
 
+    /// A round of heartbeats, if it leads.
+    pub(super) fn beat_out(&mut self, hands: &mut Hands<'_>) {
+        let now = self.clock(hands.now);
+        let Some(term) = self.term.clone() else { return };
+        let tick_age = self.hung_since.map_or(Duration::ZERO, |since| now.saturating_sub(since));
+        let round = term.begin_round(now);
+        let tails: Vec<Gsn> = self.engine.shards().iter().map(|shard| shard.tail_gsn()).collect();
+        let commit: Vec<Gsn> = self.engine.shards().iter().map(|shard| shard.commit()).collect();
+        term.shard_time.lock().advance(now, hands.wall_ms, None);
+        let own_ms = self.shard_time_ms(hands);
+        self.commit_time(term.time_known(term.own, own_ms, own_ms));
+        let committed_time_ms = self.engine.shards().iter().map(|s| s.committed_time_ms()).max().unwrap_or(0);
+        let figures = self.figures(&commit);
+        self.core.hear_figures(term.epoch(), &figures);
+        let figures = self.core.figures();
+        for session in self.sessions.values() {
+            let beat = Message::Heartbeat {
+                epoch: term.epoch(),
+                leader: self.core.sid(),
+                round,
+                commit: commit.clone(),
+                tails: tails.clone(),
+                shard_time_ms: own_ms,
+                committed_time_ms,
+                figures: figures.clone(),
+                tick_age,
+            };
+            hands.wishes.push(super::Wish::Send(Address::Member(session.address), beat));
+        }
+    }
+
+    /// What voters hold of what is committed, as this leader counts.
+    fn figures(&self, commits: &[Gsn]) -> Vec<VoterFigure> {
+        let held = |durable: Vec<Gsn>| durable.iter().zip(commits).map(|(&held, &commit)| held.min(commit)).collect();
+        let standing = self.core.standing();
+        let own = self.engine.shards().iter().map(|shard| shard.durable_gsn()).collect();
+        let mut figures = vec![VoterFigure { sid: standing.sid, open_count: standing.open_count, held: held(own) }];
+        for (&sid, session) in &self.sessions {
+            let follower = &session.follower;
+            let durable = follower.durable.iter().map(|gsn| gsn.load(Ordering::Acquire)).collect();
+            figures.push(VoterFigure { sid, open_count: follower.open_count, held: held(durable) });
+        }
+        figures
+    }
+
     pub(super) fn beat(&mut self, hands: &mut Hands<'_>) {
         let now = self.clock(hands.now);
         let _ = self.engine.space();
         if hands.random.chance(30) {
             let _ = self.engine.idle_now();
         }
-        if let Some(term) = self.term.clone() {
-            let round = term.begin_round(now);
-            let tails: Vec<Gsn> = self.engine.shards().iter().map(|shard| shard.tail_gsn()).collect();
-            let commit: Vec<Gsn> = self.engine.shards().iter().map(|shard| shard.commit()).collect();
-            let own_ms = self.shard_time_ms(hands);
-            self.commit_time(term.time_known(term.own, own_ms, own_ms));
-            let committed_time_ms = self.engine.shards().iter().map(|s| s.committed_time_ms()).max().unwrap_or(0);
-            for session in self.sessions.values() {
-                let beat = Message::Heartbeat {
-                    epoch: term.epoch(),
-                    leader: self.core.sid(),
-                    round,
-                    commit: commit.clone(),
-                    tails: tails.clone(),
-                    shard_time_ms: own_ms,
-                    committed_time_ms,
-                };
-                hands.wishes.push(super::Wish::Send(Address::Member(session.address), beat));
-            }
+        if self.term.is_some() {
+            self.beat_out(hands);
             self.ship(hands);
             self.answer_waiting(hands);
         }
@@ -85,6 +113,7 @@ impl Process {
     pub(super) fn tidy(&mut self, hands: &mut Hands<'_>) {
         let next = 30 + hands.random.below(400);
         hands.after(Duration::from_millis(next), Timer::Tidy);
+        self.ask_for_entries(hands);
         for _ in 0..1 + hands.random.below(4) {
             // An error costs the step and is tried again.
             match self.engine.compact_step() {
@@ -147,6 +176,7 @@ impl Process {
                     lag_bytes: lag_entries * 100,
                     lag_ms: if lag_entries < 100 { 0 } else { 2000 },
                     durable,
+                    clock_skew_ms: 0,
                 }
             })
             .collect();
@@ -168,6 +198,8 @@ impl Process {
             caught_up: self.caught_up,
             serving: self.serving(),
             trouble: if sound { String::new() } else { "a shard is quarantined".into() },
+            clock_skew_ms: 0,
+            leader_stall: self.core.following().map_or(Duration::ZERO, |_| self.leader_stall),
         }
     }
 }

@@ -47,7 +47,7 @@ impl Process {
             _ => return Put::Refused,
         };
         let suspended = self.core.lease().is_some_and(|lease| lease.suspended(now));
-        if suspended || self.drain.is_some() {
+        if suspended || self.drain.is_some() || self.is_hung() {
             return Put::Refused;
         }
         let time_ms = self.shard_time_ms(hands);
@@ -88,7 +88,7 @@ impl Process {
     /// Shard time, as a leader tells it.
     pub(super) fn shard_time_ms(&self, hands: &Hands<'_>) -> u64 {
         match &self.term {
-            Some(term) => term.shard_time.at(self.clock(hands.now), hands.wall_ms),
+            Some(term) => term.shard_time.lock().at(self.clock(hands.now), hands.wall_ms),
             None => self.known_time_ms,
         }
     }
@@ -100,7 +100,7 @@ impl Process {
 
     /// A read takes the value first...
     pub(in crate::simulation) fn read_begins(&self, shard: usize, key: &[u8]) -> Option<Result<(Look, Epoch), String>> {
-        if !(self.leads() && self.serving()) {
+        if !(self.leads() && self.serving()) || self.is_hung() {
             return None;
         }
         let data = self.shard(shard);

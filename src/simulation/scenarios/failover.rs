@@ -160,6 +160,21 @@ fn a_leader_whose_disk_syncs_nothing_hands_over() {
 }
 
 #[test]
+fn a_leader_of_which_only_the_heartbeats_run_is_replaced() {
+    let mut w = healthy(3);
+    w.run_well(Duration::from_secs(10));
+    let (leader, hung) = (w.the_leader(), w.now);
+    w.places[leader].process.as_mut().expect("it runs").hang(hung);
+    w.run_well(ms(1500));
+    assert_eq!(w.register().leader, Some(w.sid(leader)), "followers hear it, and it may come round");
+    w.reach("another member leads", |w| w.leader().is_some_and(|l| l != leader));
+    assert!(w.now - hung < Duration::from_secs(6), "{:?}", w.now - hung);
+    w.kill(leader, ms(0));
+    w.settle();
+    w.check_everything();
+}
+
+#[test]
 fn a_second_controller_takes_over_when_the_first_is_gone_too() {
     let mut w = controlled(3, 2);
     w.settle();

@@ -1,10 +1,13 @@
 //! Decisions in a world where only what the test does goes wrong: one scenario a test.
 
 mod changes;
+mod damage;
 mod failover;
 mod lost_register;
 mod membership;
+mod recovery;
 mod requests;
+mod rollback;
 mod rules;
 
 use std::time::Duration;

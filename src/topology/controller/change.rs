@@ -19,6 +19,7 @@ use super::choose::{
 use super::{Call, Controller};
 use crate::ident::{AttemptId, Sid};
 use crate::position::{Epoch, LogTail};
+use crate::replication::rules::Figures;
 use crate::topology::message::{
     AssembleRequest, Donor, Envelope, FenceRequest, LastConfig, MemberName, PromoteRequest, Refusal, Reply, Request,
     ShardTarget,
@@ -77,6 +78,8 @@ pub(super) enum Kind {
     Reconfigure,
     Rebuild,
     Adopt,
+    /// After an unsafe recovery.
+    Recover,
 }
 
 impl Kind {
@@ -93,6 +96,7 @@ impl Kind {
             Self::Reconfigure => "Reconfigure",
             Self::Rebuild => "Rebuild",
             Self::Adopt => "Adopt",
+            Self::Recover => "Recover",
         }
     }
 }
@@ -406,6 +410,7 @@ impl Controller {
             return Progress::Wait;
         }
 
+        self.void_rollbacks(f);
         let voters = &change.allocated.voters;
         let valid = |without: &BTreeSet<Sid>| {
             let counts =
@@ -490,6 +495,25 @@ impl Controller {
         }
         self.wake(f.deadline);
         Progress::Wait
+    }
+
+    /// Answers that show an older state of a volume than others know of count for nothing, now and later.
+    fn void_rollbacks(&mut self, f: &mut Fencing) {
+        let mut figures = Figures::default();
+        f.answers.values().flat_map(|answer| &answer.reply.figures).for_each(|figure| figures.note(figure));
+        let rolled_back: Vec<_> =
+            f.answers.iter().filter_map(|(&sid, a)| Some((sid, figures.contradiction(&a.reply)?))).collect();
+        for (sid, why) in rolled_back {
+            f.answers.remove(&sid);
+            let text = format!("the volume of {} is older than it was: {why}", self.name_of(sid));
+            f.refused.insert(sid, text.clone());
+            self.tell(
+                Severity::Alarm,
+                "RolledBack",
+                format!("{text}; its answer counts for nothing, and nothing of it is touched"),
+            );
+            self.rolled_back.insert(sid, text);
+        }
     }
 
     fn chosen(&self, fencing: Fencing, choice: Choice) -> Step {

@@ -19,6 +19,8 @@ use crate::topology::spec::FailoverPolicy;
 const SILENCE_OF_THE_GONE: Duration = Duration::from_millis(100);
 /// Silence of the leader that a voter must see otherwise.
 const SILENCE: Duration = Duration::from_millis(800);
+/// A leader whose heartbeats say that the rest of it has been stuck for so long is as good as silent.
+const STALLED: Duration = Duration::from_secs(2);
 /// For a voter that was never heard by this controller, before the others go on without it.
 const START: Duration = Duration::from_secs(3);
 /// After DECIDE, for PROMOTE to arrive.
@@ -115,6 +117,8 @@ impl Controller {
             }
             let hears_not = report.leader != Some(leader)
                 || report.leader_gone
+                // It beats and does nothing else.
+                || report.leader_stall >= STALLED
                 || report.leader_silence.unwrap_or_else(|| now.saturating_sub(since)) >= threshold;
             if hears_not {
                 silent += 1;
@@ -264,8 +268,10 @@ impl Controller {
             }
         }
         let (kind, reason, since) = match &self.unfinished {
-            Some((attempt, Kind::Failover, reason, since)) if Some(*attempt) == register.attempt => {
-                (Kind::Failover, reason.clone(), *since)
+            Some((attempt, kind @ (Kind::Failover | Kind::Recover), reason, since))
+                if Some(*attempt) == register.attempt =>
+            {
+                (*kind, reason.clone(), *since)
             }
             _ => {
                 let reason = format!("the change to epoch {} was left unfinished", register.epoch);

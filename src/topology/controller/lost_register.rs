@@ -3,7 +3,7 @@
 //! Never bootstrap over data. By itself a register is rebuilt only if *every* sid in V of the newest configuration
 //! that any member persisted answers and is sound: then no later configuration can have committed anything.
 //! `AdoptCluster` also accepts missing voters, while fewer than a majority of minVoters are missing. Anything
-//! beyond is an unsafe recovery and not done here.
+//! beyond is an unsafe recovery, see `recovery`.
 
 use std::collections::BTreeSet;
 
@@ -119,6 +119,8 @@ impl Controller {
     /// Members know more than the register. True: nothing else may be decided now.
     pub(super) fn went_back(&mut self, register: &Register) -> bool {
         let same = |r: &HealthReport| r.standing.cluster_id == Some(register.cluster_id);
+        // Epochs of two lineages are never compared.
+        let akin = |r: &HealthReport| same(r) && r.standing.lineage == register.lineage;
         let lineage =
             self.members.all().filter_map(|m| m.fresh(self.now)).filter(|r| same(r)).map(|r| r.standing.lineage).max();
         if let Some(lineage) = lineage.filter(|&lineage| lineage > register.lineage) {
@@ -126,7 +128,7 @@ impl Controller {
                 "ConfigRegressed",
                 format!(
                     "a member is of lineage {lineage}, the register of {}: the register is older than the data; \
-                     restore a newer one",
+                     restore a newer one, or, if there is none, recover from that member",
                     register.lineage
                 ),
             );
@@ -136,7 +138,7 @@ impl Controller {
             .members
             .all()
             .filter_map(|m| m.fresh(self.now).map(|r| (m.promised_since, r)))
-            .filter(|(_, r)| same(r) && r.standing.promised > register.epoch)
+            .filter(|(_, r)| akin(r) && r.standing.promised > register.epoch)
             .map(|(since, _)| since)
             .min();
         let Some(since) = ahead else { return false };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Disconnect;
 use crate::ident::{ClusterId, Sid};
-use crate::position::Epoch;
+use crate::position::{Epoch, Gsn};
 use crate::replication::rules::{Sighting, Sightings};
 use crate::topology::message::{DataState, HealthReport, InitState, MemberName, Role, ShardReport, Standing};
 use crate::topology::notice::{Notice, Severity};
@@ -129,6 +129,8 @@ pub(super) struct Members {
     sightings: Sightings,
     /// When the process that holds a sid now was first seen, in a report or a reply.
     since: BTreeMap<Sid, Duration>,
+    /// Per cluster and lineage, and shard: the highest gsn that anybody ever knew to be committed.
+    commits: BTreeMap<(ClusterId, u64), Vec<Gsn>>,
 }
 
 impl Members {
@@ -202,6 +204,13 @@ impl Members {
             }
             Sighting::Reconnect => {}
         }
+        if let Some(cluster_id) = standing.cluster_id {
+            let known = self.commits.entry((cluster_id, standing.lineage)).or_default();
+            known.resize(known.len().max(report.shards.len()), 0);
+            for (known, shard) in known.iter_mut().zip(&report.shards) {
+                *known = (*known).max(shard.commit).max(shard.known_commit);
+            }
+        }
         let same = member.report.as_ref().filter(|r| r.standing.instance == standing.instance);
         // Promises never fall: an older word of the same process that was overtaken by a reply says nothing new.
         let newer = |known: &Standing| {
@@ -220,6 +229,11 @@ impl Members {
         member.link = Link::Up;
         member.report = Some(report);
         None
+    }
+
+    /// The highest gsn of `shard` that anybody ever knew to be committed in this cluster and lineage.
+    pub(super) fn known_commit(&self, cluster_id: ClusterId, lineage: u64, shard: usize) -> Gsn {
+        self.commits.get(&(cluster_id, lineage)).and_then(|known| known.get(shard)).copied().unwrap_or(0)
     }
 
     /// A health stream broke or could not be opened.

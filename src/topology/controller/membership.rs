@@ -11,7 +11,7 @@ use super::Controller;
 use super::change::{Kind, Plan};
 use super::members::may_vote;
 use crate::ident::Sid;
-use crate::topology::message::HealthReport;
+use crate::topology::message::{DataState, HealthReport};
 use crate::topology::register::Register;
 use crate::topology::spec::FailoverPolicy;
 
@@ -145,6 +145,8 @@ impl Controller {
         } else if leader.disk_full {
             // It serves everything but puts: nothing is lost by handing over in order.
             (Kind::Switchover, format!("the disk of {name} is full"), false)
+        } else if is_damaged(leader) {
+            (Kind::Switchover, format!("records of {name} do not verify: another that has them shall lead"), false)
         } else {
             return None;
         };
@@ -152,7 +154,7 @@ impl Controller {
         let able = |sid: &Sid| {
             self.members.fresh(*sid, self.now).is_some_and(|r| {
                 // One with hardly more room would refuse puts in a moment, and hand over in turn.
-                !r.draining && !r.disk_full && r.disk.is_ample() && r.sync_stall <= STALL
+                !r.draining && !r.disk_full && r.disk.is_ample() && r.sync_stall <= STALL && !is_damaged(r)
             })
         };
         if !heirs.iter().any(able) {
@@ -337,4 +339,9 @@ fn names(controller: &Controller, register: &Register, which: impl Fn(Sid) -> bo
     let names: Vec<_> =
         register.voters.iter().copied().filter(|&sid| which(sid)).map(|sid| controller.name_of(sid)).collect();
     names.join(", ")
+}
+
+/// Whether it lacks records that it should have.
+fn is_damaged(report: &HealthReport) -> bool {
+    report.shards.iter().any(|shard| shard.state == DataState::Damaged)
 }

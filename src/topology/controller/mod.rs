@@ -14,6 +14,7 @@
 //! membership     which voters there should be            lost_register  the register is gone or went back
 //! requests       one-shot wishes                         change, choose ChangeEpoch itself
 //! upkeep         Init and FOLLOW for whoever needs them  view           the picture
+//! recovery       most volumes are lost, and somebody says which one is the truth
 //! ```
 //! A step takes its event into what is known, then decides from all that is known: nothing is remembered of events
 //! but what they said, so a lost one is made good by the next.
@@ -26,6 +27,7 @@ mod lost_register;
 mod members;
 mod membership;
 mod pace;
+mod recovery;
 mod register_copy;
 mod requests;
 mod upkeep;
@@ -38,6 +40,8 @@ use std::time::Duration;
 use self::change::{Change, Kind, Plan, Promoted};
 use self::members::{Members, belongs, may_vote};
 use self::pace::{Backoff, Pending};
+pub use self::recovery::REFUSED;
+use self::recovery::{Recovery, SetAside};
 use self::register_copy::{Known, RegisterCopy};
 use self::requests::Wish;
 use super::message::{HealthReport, MemberName, Reply, Request};
@@ -73,6 +77,25 @@ pub enum ControlRequest {
     AdoptCluster {
         /// Whose volumes they must be.
         cluster_id: ClusterId,
+    },
+    /// A majority of the volumes is lost: what `from` holds becomes the truth, and whatever else was acknowledged is
+    /// given up. Raises the lineage. The author has accepted that.
+    Recover {
+        /// Whose data it must be.
+        cluster_id: ClusterId,
+        /// The survivor.
+        from: MemberName,
+        /// Given by the author; a request whose id is in the register is not run again.
+        id: String,
+    },
+    /// Data of an older lineage is renamed aside, new storage takes its place and joins.
+    SetAside {
+        /// The member.
+        member: MemberName,
+        /// The storage it must hold.
+        sid: Sid,
+        /// Given by the author; a request whose id is in the register is not run again.
+        id: String,
     },
     /// Read the register at the next step (a watch or a file change said that it changed).
     RefreshRegister,
@@ -184,12 +207,18 @@ pub struct Controller {
     outcome: Option<DoneRequest>,
     /// Whose volumes may become a register again although some are missing.
     adopt: Option<ClusterId>,
+    /// An unsafe recovery that was asked for.
+    recovery: Option<Recovery>,
+    /// Storage that shall make room.
+    set_aside: Option<SetAside>,
     calls: BTreeMap<u64, Call>,
     last_call: u64,
     backoff: Backoff,
     pending: Pending,
     /// Candidates that failed, and until when they are passed over.
     cooling: BTreeMap<Sid, Duration>,
+    /// Storage that showed an older state than others know of, and in what.
+    rolled_back: BTreeMap<Sid, String>,
     /// Since when the leader has been suspected.
     suspected: Option<(Sid, Duration)>,
     /// Since when the leader has said that its disk is full.
@@ -240,11 +269,14 @@ impl Controller {
             wish: None,
             outcome: None,
             adopt: None,
+            recovery: None,
+            set_aside: None,
             calls: BTreeMap::new(),
             last_call: 0,
             backoff: Backoff::default(),
             pending: Pending::default(),
             cooling: BTreeMap::new(),
+            rolled_back: BTreeMap::new(),
             suspected: None,
             full_since: None,
             promoted: None,
@@ -311,6 +343,12 @@ impl Controller {
             },
             Event::Request(ControlRequest::Switchover { target, id }) => self.take_wish(target, id),
             Event::Request(ControlRequest::AdoptCluster { cluster_id }) => self.adopt = Some(cluster_id),
+            Event::Request(ControlRequest::Recover { cluster_id, from, id }) => {
+                self.recovery = Some(Recovery { cluster_id, from, id, asked: now });
+            }
+            Event::Request(ControlRequest::SetAside { member, sid, id }) => {
+                self.set_aside = Some(SetAside { member, sid, id, asked: now, told: None });
+            }
             Event::Request(ControlRequest::RefreshRegister) => self.register.refresh(),
             Event::SpecChanged { spec, members } => {
                 self.config.spec = *spec;
@@ -352,6 +390,9 @@ impl Controller {
             Known::Unread => return false,
             Known::Absent => {
                 self.members.note_sync(None, self.now);
+                if self.carry_out_recovery(None) {
+                    return true;
+                }
                 return self.without_register();
             }
             Known::Found(register, _) => Arc::clone(register),
@@ -359,10 +400,14 @@ impl Controller {
         if self.outcome.as_ref().is_some_and(|o| register.last_request.as_ref() == Some(o)) {
             self.outcome = None;
         }
+        if self.carry_out_recovery(Some(&register)) {
+            return true;
+        }
         if self.went_back(&register) {
             return self.change.is_some();
         }
         self.adopt = None;
+        self.carry_out_set_aside(&register);
         if !register.initialized {
             self.members.note_sync(None, self.now);
             return self.bootstrap(&register);
@@ -464,8 +509,10 @@ impl Controller {
         for member in self.members.all() {
             let Some(report) = member.report.as_ref().filter(|_| member.copy_of.is_none()) else { continue };
             let sid = report.standing.sid;
-            let foreign = report.standing.cluster_id.is_some_and(|id| id != register.cluster_id);
-            if foreign {
+            let standing = &report.standing;
+            let foreign =
+                standing.cluster_id.is_some_and(|id| id != register.cluster_id || standing.lineage != register.lineage);
+            if foreign && !register.voters.contains(&sid) {
                 continue;
             }
             let unknown = register.members.remove(&sid).map(|m| m.unknown).unwrap_or_default();

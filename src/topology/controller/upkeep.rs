@@ -11,6 +11,7 @@ use super::members::{belongs, is_blank};
 use super::{Call, Controller};
 use crate::ident::Sid;
 use crate::position::Epoch;
+use crate::replication::rules::is_vacant;
 use crate::topology::message::{
     Envelope, FollowRequest, InitRequest, InitState, LastConfig, MemberName, Reply, Request,
 };
@@ -40,7 +41,19 @@ impl Controller {
             let ours = standing.cluster_id.is_none() || {
                 standing.cluster_id == Some(register.cluster_id) && standing.lineage == register.lineage
             };
-            if member.call.is_some_and(|(_, epoch)| epoch == register.epoch) || !ours {
+            if member.call.is_some_and(|(_, epoch)| epoch == register.epoch) {
+                continue;
+            }
+            let older = standing.cluster_id == Some(register.cluster_id) && standing.lineage < register.lineage;
+            if older && votes {
+                // Nothing but an unsafe recovery makes a voter of storage of an older lineage.
+                let request = self.recover_request(&register, report);
+                self.upkeep_call(&name, register.epoch, || Request::Recover(request));
+                continue;
+            }
+            // Nothing of the older lineage is there: it may join this one.
+            let vacant = older && is_vacant(&report.shards);
+            if !ours && !vacant {
                 continue;
             }
             if standing.init != InitState::Done && votes {
@@ -48,7 +61,7 @@ impl Controller {
                 continue;
             }
             let Some(leader) = leader.filter(|&leader| leader != sid) else { continue };
-            let joins = !votes && is_blank(report);
+            let joins = !votes && (is_blank(report) || vacant);
             if !joins && !belongs(standing, register.cluster_id, register.lineage) {
                 continue;
             }

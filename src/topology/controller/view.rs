@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::members::{Link, Member, belongs, is_blank};
+use super::recovery::left_behind;
 use super::register_copy::Known;
 use super::{Controller, Kind};
 use crate::ident::Sid;
@@ -12,6 +13,9 @@ use crate::topology::view::{
     ChangeView, Condition, MemberRole, MemberState, MemberView, PartitionState, PartitionView,
 };
 
+/// A wall clock that is further from the voters' median is told.
+const SKEW_MS: i64 = 1000;
+
 impl Controller {
     /// The picture at `now`.
     pub fn view(&self, now: Duration) -> PartitionView {
@@ -20,7 +24,8 @@ impl Controller {
         let told = leader.and_then(|sid| self.members.fresh(sid, now)).filter(|r| leads(r, register));
         let members: Vec<MemberView> =
             self.members.in_order().into_iter().map(|m| self.member_view(m, register, told, now)).collect();
-        let in_sync = members.iter().filter(|m| m.voter && m.state == MemberState::InSync).count();
+        let counts = |state| matches!(state, MemberState::InSync | MemberState::Damaged);
+        let in_sync = members.iter().filter(|m| m.voter && counts(m.state)).count();
         let least = register.map_or(usize::MAX, |r| r.read_quorum().max(r.min_voters as usize));
         PartitionView {
             cluster_id: register.map(|r| r.cluster_id).or_else(|| {
@@ -46,7 +51,8 @@ impl Controller {
             members,
             transitions: self.history.iter().chain(self.promoted.as_ref().map(|p| &p.transition)).cloned().collect(),
             conditions: self.all_conditions(register, now),
-            last_request: register.and_then(|r| r.last_request.clone()),
+            // What was refused while there is no register to say so in is told all the same.
+            last_request: self.outcome.clone().or_else(|| register.and_then(|r| r.last_request.clone())),
         }
     }
 
@@ -118,6 +124,31 @@ impl Controller {
         if let Some(why) = self.register.failure() {
             conditions.push(Condition { kind: "RegisterUnreadable", text: why.to_owned() });
         }
+        let leader = register.and_then(|r| r.leader).and_then(|sid| self.members.holder(sid)?.report.as_ref());
+        for report in leader.into_iter().filter(|report| report.role == Role::Leader) {
+            let own = (report.standing.sid, report.clock_skew_ms);
+            let others = report.followers.iter().filter(|f| f.connected).map(|f| (f.sid, f.clock_skew_ms));
+            for (sid, skew_ms) in std::iter::once(own).chain(others).filter(|(_, ms)| ms.abs() >= SKEW_MS) {
+                let side = if skew_ms > 0 { "ahead of" } else { "behind" };
+                let text = format!(
+                    "the clock of {} is {} ms {side} the others': mend its time service. Times to live are counted by the \
+                     leader's clock, never more than a second ahead of the median",
+                    self.name_of(sid),
+                    skew_ms.abs()
+                );
+                conditions.push(Condition { kind: "ClockSkew", text });
+            }
+        }
+        for (sid, text) in &self.rolled_back {
+            // Once it has caught up with a leader it holds all that is committed again.
+            if self.members.holder(*sid).is_some_and(|member| member.in_sync_since.is_none()) {
+                let text = format!(
+                    "{text}. It does not count until it has caught up with a leader; if none can be chosen without it, \
+                     bring its newer volume or another member back"
+                );
+                conditions.push(Condition { kind: "RolledBack", text });
+            }
+        }
         for member in self.members.all() {
             let name = member.name();
             if let Some(sid) = member.copy_of {
@@ -132,10 +163,10 @@ impl Controller {
                     kind: "ForeignStorage",
                     text: format!("the volume of {name} belongs to cluster {id}: it is left as it is"),
                 }),
-                Some(_) if standing.lineage < register.lineage => conditions.push(Condition {
-                    kind: "LineageOld",
-                    text: format!("the volume of {name} is of lineage {}: it is left as it is", standing.lineage),
-                }),
+                Some(_) if standing.lineage < register.lineage && !register.voters.contains(&standing.sid) => {
+                    let text = left_behind(member, register.lineage);
+                    conditions.extend(text.map(|text| Condition { kind: "LineageOld", text }));
+                }
                 _ => {}
             }
             if member.fresh(now).is_some()
@@ -146,6 +177,9 @@ impl Controller {
             if report.shards.iter().any(|s| s.state == DataState::Quarantined) {
                 let text = format!("storage of {name} is unsound ({}): armdb inspect says more", report.trouble);
                 conditions.push(Condition { kind: "Quarantined", text });
+            } else if report.shards.iter().any(|s| s.state == DataState::Damaged) {
+                let text = format!("records of {name} do not verify and are had from others ({})", report.trouble);
+                conditions.push(Condition { kind: "Damaged", text });
             } else if !report.trouble.is_empty() && report.shards.iter().any(|s| s.state == DataState::Syncing) {
                 conditions.push(Condition { kind: "Copying", text: format!("{name}: {}", report.trouble) });
             }
@@ -185,7 +219,7 @@ fn member_state(
     } else if any(DataState::Amnesic) {
         MemberState::Amnesic
     } else if leader.is_some_and(|l| l.standing.sid == standing.sid) || member.in_sync_since.is_some() {
-        MemberState::InSync
+        if any(DataState::Damaged) { MemberState::Damaged } else { MemberState::InSync }
     } else {
         let known = leader.and_then(|l| l.followers.iter().find(|f| f.sid == standing.sid));
         let told = leader.map(|l| l.standing.sid);

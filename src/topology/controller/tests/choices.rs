@@ -20,6 +20,7 @@ fn answer(sid: u128, shards: &[(u64, u64, u64, u64)]) -> (Sid, Answer) {
             commit,
             durable: gsn,
             log_floor,
+            known_commit: 0,
             tombstone_floor: 0,
         })
         .collect();
@@ -35,7 +36,14 @@ fn answer(sid: u128, shards: &[(u64, u64, u64, u64)]) -> (Sid, Answer) {
         live_led: 0,
         last_config: None,
     };
-    let reply = FenceReply { standing, shards, lease_remaining: Duration::ZERO, shard_time_ms: 0, drained: false };
+    let reply = FenceReply {
+        standing,
+        shards,
+        lease_remaining: Duration::ZERO,
+        shard_time_ms: 0,
+        drained: false,
+        figures: vec![],
+    };
     (Sid(sid), Answer { name: format!("kv-0-{sid}"), reply, at: Duration::ZERO })
 }
 

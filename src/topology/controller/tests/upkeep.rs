@@ -65,6 +65,7 @@ pub(super) fn report(sid: u128, connected: &[u128]) -> HealthReport {
         lag_bytes: 0,
         lag_ms: 0,
         durable: vec![9],
+        clock_skew_ms: 0,
     };
     HealthReport {
         standing: Standing {
@@ -87,6 +88,7 @@ pub(super) fn report(sid: u128, connected: &[u128]) -> HealthReport {
             commit: 9,
             durable: 9,
             log_floor: 0,
+            known_commit: 0,
             tombstone_floor: 0,
         }],
         leader_silence: (!leads).then_some(Duration::ZERO),
@@ -100,6 +102,8 @@ pub(super) fn report(sid: u128, connected: &[u128]) -> HealthReport {
         caught_up: true,
         serving: leads,
         trouble: String::new(),
+        clock_skew_ms: 0,
+        leader_stall: Duration::ZERO,
     }
 }
 
