@@ -378,11 +378,46 @@ where
     // A stopped process keeps its sockets open, and TCP says nothing for minutes: only the others know.
     let tick = (suspect_after / 4).max(Duration::from_millis(10));
     loop {
+        let asleep = Instant::now();
         tokio::time::sleep(tick).await;
+        // Held up ourselves, on a busy machine: what the member said meanwhile is not read yet.
+        if asleep.elapsed() >= tick * 2 {
+            continue;
+        }
         if state.silent_for() >= suspect_after
             && let Some(cause) = doubt().await
         {
             return cause;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_member_is_not_suspected_of_a_silence_in_which_the_client_itself_was_held_up() {
+        let state = Arc::new(State::new());
+        let (caller, _answer) = oneshot::channel();
+        let permits = Limits::new(1, 1).acquire(1).await;
+        state.register(Reply { caller: Some(caller), stage: Arc::new(AtomicU8::new(QUEUED)), _permits: permits });
+        let asked = Arc::new(AtomicUsize::new(0));
+        let watching = tokio::spawn({
+            let (state, asked) = (Arc::clone(&state), Arc::clone(&asked));
+            async move {
+                let doubt = || async { Some(format!("asked {} times", asked.fetch_add(1, Ordering::Relaxed) + 1)) };
+                watch_over(&state, Duration::from_millis(200), doubt).await
+            }
+        });
+        tokio::task::yield_now().await;
+        // Nothing in this process runs meanwhile: an answer would wait in the socket.
+        std::thread::sleep(Duration::from_millis(500));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert_eq!(asked.load(Ordering::Relaxed), 0, "it may have answered");
+        state.deliver(Vec::new());
+        assert_eq!(watching.await.expect("no panic"), "asked 1 times", "silent while this process runs, it is");
     }
 }
