@@ -7,8 +7,8 @@
 //! product's (`LeaderLease`, `LeaseGrant`, `wait_for_leases`). Of the log it is taken for granted what the other model
 //! shows: whoever is promoted has everything that was acknowledged.
 //!
-//! No member's clock may run faster than another's by more than the bound, one in a thousand, or 3 % with what the
-//! margin of 20 ms adds: beyond that the same model must find a stale read, or it would prove nothing.
+//! No member's clock may run faster than another's by more than the bound, one in a thousand; the margin of 20 ms makes
+//! that 3 % where nothing else is late. Beyond that the same model must find a stale read, or it would prove nothing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
