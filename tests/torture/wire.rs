@@ -59,6 +59,8 @@ struct Shared {
     ended: AtomicBool,
     carried: AtomicU64,
     lost: AtomicU64,
+    /// By how many microseconds a wait was longer than asked for, at most: the machine was busy with others.
+    late_us: AtomicU64,
 }
 
 /// See the module.
@@ -90,6 +92,7 @@ impl Wire {
             ended: AtomicBool::new(false),
             carried: AtomicU64::new(0),
             lost: AtomicU64::new(0),
+            late_us: AtomicU64::new(0),
         });
         let carrier = Carrier { shared: Arc::clone(&shared), dice: Dice::new(seed), late: BinaryHeap::new(), count: 0 };
         Self { shared, thread: Some(std::thread::spawn(move || carrier.run())) }
@@ -113,6 +116,11 @@ impl Wire {
     /// Packets that arrived, and that were lost on purpose.
     pub fn figures(&self) -> (u64, u64) {
         (self.shared.carried.load(Ordering::Relaxed), self.shared.lost.load(Ordering::Relaxed))
+    }
+
+    /// The longest that this machine kept the network from going on: what nobody did on purpose.
+    pub fn latest(&self) -> Duration {
+        Duration::from_micros(self.shared.late_us.load(Ordering::Relaxed))
     }
 }
 
@@ -147,8 +155,11 @@ impl Carrier {
             let next = self.late.peek().map(|Reverse((due, ..))| due.saturating_duration_since(Instant::now()));
             let wait = next.unwrap_or(Duration::MAX).min(Duration::from_millis(50));
             let wait = wait.as_micros().div_ceil(1000) as libc::c_int;
+            let asked = Instant::now() + Duration::from_millis(wait as u64);
             // SAFETY: the array is as long as is said, and its descriptors are open.
             unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, wait) };
+            let late = Instant::now().saturating_duration_since(asked).as_micros() as u64;
+            shared.late_us.fetch_max(late, Ordering::Relaxed);
             let now_version = shared.version.load(Ordering::Acquire);
             if version != now_version {
                 version = now_version;

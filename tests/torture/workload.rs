@@ -84,16 +84,16 @@ impl Workload {
         Self { shared, threads, counts }
     }
 
-    /// Waits until this many more writes are acknowledged; false = not in `patience`.
-    pub async fn acknowledges(&self, more: u64, patience: Duration) -> bool {
-        let (begun, goal) = (Instant::now(), self.counts.acknowledged.load(Ordering::Relaxed) + more);
-        while self.counts.acknowledged.load(Ordering::Relaxed) < goal {
-            if begun.elapsed() > patience {
-                return false;
+    /// Waits until this many more writes are acknowledged; false = they are not after so many looks.
+    pub async fn acknowledges(&self, more: u64, look: Duration, looks: u32) -> bool {
+        let goal = self.counts.acknowledged.load(Ordering::Relaxed) + more;
+        for _ in 0..looks {
+            if self.counts.acknowledged.load(Ordering::Relaxed) >= goal {
+                return true;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(look).await;
         }
-        true
+        false
     }
 
     /// Ends it.

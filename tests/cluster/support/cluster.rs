@@ -184,18 +184,19 @@ impl Cluster {
 
     /// Waits until it serves with every member in sync; its leader.
     pub async fn healthy(&self) -> MemberStatus {
-        let replicas = self.manifest.replicas();
-        self.until("the cluster serves with every member in sync", |status| {
-            let partition = &status.partitions[0];
-            let whole = partition.members.len() == replicas
-                && partition.members.iter().all(|member| {
-                    member.state == MemberState::InSync
-                        && member.pid.is_some()
-                        && matches!(member.role, MemberRole::Leader | MemberRole::Follower)
-                });
-            (whole && partition.state == PartitionState::Available).then(|| leader_of(status)).flatten()
-        })
-        .await
+        self.until("the cluster serves with every member in sync", |status| self.whole(status)).await
+    }
+
+    /// The leader, if it serves and every member is in sync.
+    pub fn whole(&self, status: &ArmdbClusterStatus) -> Option<MemberStatus> {
+        let partition = &status.partitions[0];
+        let whole = partition.members.len() == self.manifest.replicas()
+            && partition.members.iter().all(|member| {
+                member.state == MemberState::InSync
+                    && member.pid.is_some()
+                    && matches!(member.role, MemberRole::Leader | MemberRole::Follower)
+            });
+        (whole && partition.state == PartitionState::Available).then(|| leader_of(status)).flatten()
     }
 
     /// Waits until somebody serves; who.
