@@ -16,6 +16,9 @@ use super::tree::{TreeId, TreeInfo, TreeKind};
 use super::wait_cell::WaitCell;
 use crate::disk::{Disk, Space};
 
+/// Segments of room that are kept on a disk of any size: 2 GiB of the usual ones.
+const RESERVED_SEGMENTS: u64 = 32;
+
 /// See the module's comment.
 pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
@@ -208,9 +211,12 @@ impl Shared {
         });
     }
 
-    /// Bytes that are kept for deletes and the log's own end.
+    /// Bytes that are kept for deletes, for compaction, which frees more, and for the log's own end: a fiftieth of the
+    /// disk, but two segments at the least and [`RESERVED_SEGMENTS`] at the most. What deletes and compaction need does
+    /// not grow with the disk, and a fiftieth of a large one is room that a user has paid for.
     pub(crate) fn reserve_bytes(&self, total_bytes: u64) -> u64 {
-        (2 * self.options.segment_bytes).max(total_bytes / 50)
+        let segment = self.options.segment_bytes;
+        (total_bytes / 50).clamp(2 * segment, RESERVED_SEGMENTS * segment)
     }
 
     /// Looks at the room left and refuses or admits puts accordingly.
