@@ -1,9 +1,11 @@
 //! Shard time: the leader's clock for times to live.
 //!
 //! A leader goes on from the largest time that any voter knew, by its monotonic clock, slewed towards the wall clock by
-//! at most a tenth: it never jumps and never goes back, so what has expired stays expired. Nor does it run ahead of the
-//! others: it stands still rather than pass the median of the voters' wall clocks by more than a second, so that one
-//! clock that is wrong expires nothing early. Pure: clocks are arguments.
+//! at most a tenth: it never goes back, so what has expired stays expired. Nor does it run ahead of the others: it stands
+//! still rather than pass the median of the voters' wall clocks by more than a second, so that one clock that is wrong
+//! expires nothing early. It jumps but once a term, ahead to that median as soon as it is known: voters that were all
+//! restarted remember the time of their logs' last entry, which may be long ago, and what a read had shown as expired
+//! since then shall not be shown again. Pure: clocks are arguments.
 
 use std::time::Duration;
 
@@ -49,8 +51,9 @@ impl ShardTime {
 
     /// Goes on from here: a wall clock that jumps moves it by a tenth of what passes from now on, not of all that passed.
     pub(crate) fn advance(&mut self, now: Duration, wall_ms: u64, median_ms: Option<u64>) {
+        let least_ms = if self.median_ms.is_none() { median_ms.unwrap_or(0) } else { 0 };
         let median_ms = median_ms.or(self.median_at(now));
-        let time_ms = self.reckon(self.elapsed_ms(now), wall_ms, median_ms);
+        let time_ms = self.reckon(self.elapsed_ms(now), wall_ms, median_ms).max(least_ms);
         (self.base_ms, self.since, self.median_ms) = (time_ms, now, median_ms);
     }
 }
@@ -107,6 +110,21 @@ mod tests {
         ahead.advance(s(1), 1_001_000, Some(1_001_000));
         ahead.advance(s(2), 1_002_000, Some(1_002_000));
         assert_eq!(ahead.at(s(3), 1_003_000), 5_000_000, "what has expired stays expired, and nothing more does");
+    }
+
+    #[test]
+    fn a_term_takes_up_the_voters_median_once() {
+        let hour = 3_600_000;
+        let mut time = ShardTime::new(1_000_000, s(0), 1_000_000 + hour);
+        time.advance(s(1), 1_001_000 + hour, None);
+        assert!(time.at(s(1), 1_001_000 + hour) < 1_002_000, "nobody else has said what time it is");
+        time.advance(s(2), 1_002_000 + hour, Some(1_002_000 + hour));
+        assert_eq!(time.at(s(2), 1_002_000 + hour), 1_002_000 + hour);
+        time.advance(s(3), 1_003_000 + 2 * hour, Some(1_003_000 + 2 * hour));
+        assert!(time.at(s(3), 1_003_000 + 2 * hour) < 1_004_000 + hour, "later it is slewed");
+        time.advance(s(4), 1_004_000, None);
+        time.advance(s(5), 1_005_000, Some(1_005_000));
+        assert!(time.at(s(5), 1_005_000) > 1_002_000 + hour, "it never goes back");
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub(super) struct Oracle {
     acknowledged: BTreeSet<Op>,
     never: BTreeSet<Op>,
     seen: Seen,
+    /// How often data was given up; what is of an older lineage is nobody's any more.
+    lineage: u64,
     times_gone_back: u64,
     violation: Option<String>,
 }
@@ -72,6 +74,7 @@ impl Oracle {
             acknowledged: BTreeSet::new(),
             never: BTreeSet::new(),
             seen: Seen { gsns: vec![0; shards], times_ms: vec![0; shards] },
+            lineage: 0,
             times_gone_back: 0,
             violation: None,
         }
@@ -229,8 +232,17 @@ impl Oracle {
         }
     }
 
+    /// `who`, whose data is of `lineage`, opened a shard. What an unsafe recovery left behind may differ: it is refused.
+    pub(super) fn opened(&mut self, who: Sid, lineage: u64, number: usize, shard: &Shard) {
+        if lineage >= self.lineage {
+            self.agrees(who, number, shard, shard.commit());
+            self.folds(who, number, shard);
+        }
+    }
+
     /// An unsafe recovery: what these logs do not hold was given up by whoever asked for it.
-    pub(super) fn given_up(&mut self, shards: &[Arc<Shard>]) {
+    pub(super) fn given_up(&mut self, lineage: u64, shards: &[Arc<Shard>]) {
+        self.lineage = self.lineage.max(lineage);
         for (number, shard) in shards.iter().enumerate() {
             let truth = &mut self.truth[number];
             let mut common = truth.len().min(shard.tail_gsn());

@@ -218,8 +218,7 @@ impl Process {
                 }
                 ShardState::Amnesic => hands.count("shards amnesic at open"),
                 ShardState::Ready | ShardState::Damaged { .. } => {
-                    hands.oracle.agrees(process.me(), number, shard, shard.commit());
-                    hands.oracle.folds(process.me(), number, shard);
+                    hands.oracle.opened(process.me(), process.core.standing().lineage, number, shard);
                 }
                 ShardState::Syncing | ShardState::Blank => {}
             }

@@ -286,10 +286,11 @@ impl Process {
     fn recover(&mut self, step: &RecoverStep, hands: &mut Hands<'_>) -> Result<Reply, Refusal> {
         self.engine.sync_all().map_err(|e| failed(&e))?;
         self.persist(&step.change).map_err(|e| failed(&e))?;
+        let standing = self.core.finish_recover(step);
         if !step.change.is_empty() {
-            hands.oracle.given_up(self.engine.shards());
+            hands.oracle.given_up(standing.lineage, self.engine.shards());
         }
-        Ok(Reply::Done(StandingReply { standing: self.core.finish_recover(step) }))
+        Ok(Reply::Done(StandingReply { standing }))
     }
 
     fn follow(&mut self, step: FollowStep, hands: &mut Hands<'_>) -> Result<Reply, Refusal> {

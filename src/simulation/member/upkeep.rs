@@ -50,7 +50,7 @@ impl Process {
         let round = term.begin_round(now);
         let tails: Vec<Gsn> = self.engine.shards().iter().map(|shard| shard.tail_gsn()).collect();
         let commit: Vec<Gsn> = self.engine.shards().iter().map(|shard| shard.commit()).collect();
-        term.shard_time.lock().advance(now, hands.wall_ms, None);
+        term.shard_time.lock().advance(now, hands.wall_ms, Some(hands.wall_ms));
         let own_ms = self.shard_time_ms(hands);
         self.commit_time(term.time_known(term.own, own_ms, own_ms));
         let committed_time_ms = self.engine.shards().iter().map(|s| s.committed_time_ms()).max().unwrap_or(0);
