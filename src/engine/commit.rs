@@ -42,14 +42,18 @@ impl Shard {
     /// Tells that everything up to `gsn` is committed. What lies beyond the own tail is told again later;
     /// what is not yet written is applied once it is.
     pub fn advance_commit(&self, gsn: Gsn) {
-        let gsn = gsn.min(self.tail_gsn.load(Ordering::Acquire));
-        if self.commit_gsn.fetch_max(gsn, Ordering::AcqRel) < gsn || self.applied() < gsn {
-            self.apply_committed();
-        }
+        self.commit_and_apply(gsn);
     }
 
-    /// Applies what is committed and written.
-    pub(crate) fn apply_committed(&self) {
+    /// [`Self::advance_commit`]; whether anything was applied, and so everybody woken.
+    pub(crate) fn commit_and_apply(&self, gsn: Gsn) -> bool {
+        let gsn = gsn.min(self.tail_gsn.load(Ordering::Acquire));
+        let more = self.commit_gsn.fetch_max(gsn, Ordering::AcqRel) < gsn || self.applied() < gsn;
+        more && self.apply_committed()
+    }
+
+    /// Applies what is committed and written; whether there was anything, and so everybody was woken.
+    pub(crate) fn apply_committed(&self) -> bool {
         let before = self.applied();
         let after = {
             let _apply = self.apply.lock();
@@ -60,6 +64,7 @@ impl Shard {
             self.shared.progress.wake_all();
             self.shared.tell(|listener| listener.applied(self.id, after));
         }
+        after > before
     }
 
     /// One group of whole batches; `false` if there was nothing to do.

@@ -388,12 +388,10 @@ impl Round<'_> {
         }
         drop(self._io);
         let gsn = self.target.last.gsn;
-        if shard.shared.auto_commit {
-            shard.advance_commit(gsn);
-        } else {
-            shard.apply_committed();
+        let woken = if shard.shared.auto_commit { shard.commit_and_apply(gsn) } else { shard.apply_committed() };
+        if !woken {
+            shard.shared.progress.wake_all();
         }
-        shard.shared.progress.wake_all();
         if !shard.shared.relaxed() {
             shard.shared.tell(|listener| listener.durable(shard.id, gsn));
         }
