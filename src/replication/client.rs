@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use super::full_sync;
-use super::member_state::{MemberState, data_state};
+use super::member_state::{MemberState, data_state, log_view};
 use super::protocol::{self, ProtocolError, WireChunk};
 use super::roles::Roles;
 use super::rules::{AppendRefusal, Following, check_append, check_truncate};
@@ -180,17 +180,13 @@ impl ReplicationClient {
             .shards()
             .iter()
             .map(|shard| {
-                let state = data_state(&shard.state());
-                let (tail, epochs) = match state {
-                    DataState::Quarantined => shard.known_log(),
-                    _ => (shard.tail(), shard.epoch_table()),
-                };
+                let view = log_view(shard);
                 proto::ShardHello {
-                    state: proto::DataState::from(state).into(),
-                    tail: Some(tail.into()),
-                    commit: shard.known_commit(),
-                    epochs: protocol::wire_epochs(&epochs),
-                    log_floor: shard.log_floor(),
+                    state: proto::DataState::from(view.state).into(),
+                    tail: Some(view.tail.into()),
+                    commit: view.commit,
+                    epochs: protocol::wire_epochs(&view.epochs),
+                    log_floor: view.log_floor,
                 }
             })
             .collect();

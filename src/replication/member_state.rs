@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::clock;
 use super::full_sync::WireManifest;
 use super::leadership::{LeaderAddress, LeaderHint, Leadership, ShardProgress};
-use super::rules::{Durable, MemberCore, MetaChange, Sightings, Staleness};
+use super::rules::{Durable, LogView, MemberCore, MetaChange, Sightings, Staleness};
 use super::term::LeaderTerm;
 use crate::engine::{self, Engine, EngineError, EngineListener, NodeMeta, Shard, ShardState};
 use crate::ident::Sid;
@@ -299,15 +299,7 @@ impl MemberState {
     fn check_serving(&self) {
         let term = self.term.load();
         let Some(term) = term.as_ref() else { return };
-        if term.serving.load(Ordering::Acquire) {
-            return;
-        }
-        let shown = {
-            let quorum = term.quorum.lock();
-            quorum.serving() && self.engine.shards().iter().all(|s| s.applied() >= quorum.barrier(s.id()))
-        };
-        if shown {
-            term.serving.store(true, Ordering::Release);
+        if term.begins_to_serve(self.engine.shards()) {
             self.caught_up.store(true, Ordering::Release);
             self.refresh_lease(clock::now());
             tracing::info!(epoch = term.epoch(), "leads and serves");
@@ -677,6 +669,16 @@ pub(crate) fn data_state(state: &ShardState) -> DataState {
         ShardState::Amnesic => DataState::Amnesic,
         ShardState::Quarantined { .. } => DataState::Quarantined,
     }
+}
+
+/// A shard's log as a follower's hello tells it.
+pub(crate) fn log_view(shard: &Shard) -> LogView {
+    let state = data_state(&shard.state());
+    let (tail, epochs) = match state {
+        DataState::Quarantined => shard.known_log(),
+        _ => (shard.tail(), shard.epoch_table()),
+    };
+    LogView { state, tail, commit: shard.known_commit(), log_floor: shard.log_floor(), epochs }
 }
 
 /// A shard as votes and reports tell it.

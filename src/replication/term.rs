@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::rules::{Quorum, Term};
 use super::shard_time::{ShardTime, median};
-use crate::engine::LogKeeper;
+use crate::engine::{LogKeeper, Shard};
 use crate::ident::Sid;
 use crate::position::{Epoch, Gsn};
 
@@ -201,6 +201,16 @@ impl LeaderTerm {
             }
         }
         walls
+    }
+
+    /// True once: as soon as its BARRIERs are committed and shown.
+    pub(crate) fn begins_to_serve(&self, shards: &[Arc<Shard>]) -> bool {
+        if self.serving.load(Ordering::Acquire) {
+            return false;
+        }
+        let quorum = self.quorum.lock();
+        let shown = quorum.serving() && shards.iter().all(|s| s.applied() >= quorum.barrier(s.id()));
+        shown && !self.serving.swap(true, Ordering::AcqRel)
     }
 
     /// The median of the voters' wall clocks, if W of them are known.

@@ -6,7 +6,7 @@ use super::{Hands, Process, REDIAL, RETRY, writes};
 use crate::engine::{ChunkError, LogChunk, ShardState, TruncateError};
 use crate::ident::Sid;
 use crate::position::{Epoch, Gsn};
-use crate::replication::member_state::data_state;
+use crate::replication::member_state::log_view;
 use crate::replication::rules::{LogView, Reconcile, check_append, check_truncate};
 use crate::simulation::Mutant;
 use crate::simulation::wire::{Address, Message};
@@ -38,19 +38,7 @@ impl Process {
         self.joined = None;
         self.said = self.clock(hands.now);
         self.hello = Some((nonce, self.said));
-        let views = self
-            .engine
-            .shards()
-            .iter()
-            .map(|shard| {
-                let state = data_state(&shard.state());
-                let (tail, epochs) = match state {
-                    DataState::Quarantined => shard.known_log(),
-                    _ => (shard.tail(), shard.epoch_table()),
-                };
-                LogView { state, tail, commit: shard.known_commit(), log_floor: shard.log_floor(), epochs }
-            })
-            .collect();
+        let views = self.engine.shards().iter().map(|shard| log_view(shard)).collect();
         let speaker = self.speaker();
         hands.send(Address::Member(leader), Message::Hello { speaker, epoch, nonce, views });
     }

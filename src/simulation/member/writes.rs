@@ -156,15 +156,7 @@ impl Process {
     /// Whether the BARRIERs are committed and shown: from then on the leader serves.
     fn check_serving(&mut self, hands: &mut Hands<'_>) {
         let Some(term) = &self.term else { return };
-        if term.serving.load(Ordering::Acquire) {
-            return;
-        }
-        let shown = {
-            let quorum = term.quorum.lock();
-            quorum.serving() && self.engine.shards().iter().all(|s| s.applied() >= quorum.barrier(s.id()))
-        };
-        if shown {
-            term.serving.store(true, Ordering::Release);
+        if term.begins_to_serve(self.engine.shards()) {
             self.caught_up = true;
             hands.count("terms that served");
         }

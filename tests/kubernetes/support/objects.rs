@@ -91,7 +91,7 @@ fn mask(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
-                if name.ends_with("-hash") { *value = json!("...") } else { mask(value) }
+                if name.ends_with("-hash") || name.ends_with("/hash") { *value = json!("...") } else { mask(value) }
             }
         }
         Value::Array(items) => items.iter_mut().for_each(mask),
