@@ -7,10 +7,10 @@ use crate::engine::{ChunkError, LogChunk, ShardState, TruncateError};
 use crate::ident::Sid;
 use crate::position::{Epoch, Gsn};
 use crate::replication::member_state::log_view;
-use crate::replication::rules::{LogView, Reconcile, check_append, check_truncate};
+use crate::replication::rules::{Reconcile, check_append, check_truncate};
 use crate::simulation::Mutant;
 use crate::simulation::wire::{Address, Message};
-use crate::topology::message::{DataState, LastConfig};
+use crate::topology::message::LastConfig;
 
 /// The leader's answer to a hello, until its configuration is durable.
 #[derive(Debug)]
