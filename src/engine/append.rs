@@ -457,16 +457,6 @@ impl Shard {
         bytes: u64,
         must: bool,
     ) -> Result<Room<'a>, EngineError> {
-        if log.relaxed
-            && !log.has_room(bytes)
-            && log.active.as_ref().is_some_and(|active| active.is_listed())
-            && let Some(spare) = log.spares.pop_front()
-        {
-            self.spares.store(log.spares.len(), Ordering::Relaxed);
-            let slot = self.take_slot(&mut log);
-            let segment = log.rotate_into(spare, slot);
-            self.view.rcu(|view| view.with_segment(segment.clone()));
-        }
         let written = |mut write: &mut dyn FnMut() -> Result<(), EngineError>| {
             let result = if must { self.shared.with_reserve(&mut write) } else { write() };
             result.inspect_err(|error| {
@@ -477,6 +467,18 @@ impl Shard {
                 }
             })
         };
+        if log.relaxed
+            && !log.has_room(bytes)
+            && !log.spares.is_empty()
+            && log.active.as_ref().is_some_and(|active| active.is_listed())
+        {
+            written(&mut || self.zero_for_seal(&log))?;
+            let spare = log.spares.pop_front().expect("there is one");
+            self.spares.store(log.spares.len(), Ordering::Relaxed);
+            let slot = self.take_slot(&mut log);
+            let segment = log.rotate_into(spare, slot);
+            self.view.rcu(|view| view.with_segment(segment.clone()));
+        }
         if log.relaxed && !(log.has_room(bytes) && log.active.as_ref().is_some_and(|active| active.is_listed())) {
             drop(log);
             written(&mut || self.rotate_file(bytes))?;

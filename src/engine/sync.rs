@@ -13,7 +13,7 @@ use parking_lot::MutexGuard;
 
 use super::error::EngineError;
 use super::format::manifest::{FileEntry, Manifest};
-use super::log::Piece;
+use super::log::{Log, Piece};
 use super::segment::Segment;
 use super::shard::Shard;
 use super::shared::{Shared, is_full};
@@ -325,6 +325,7 @@ impl Shard {
             Some(planned) => planned,
             None if log.has_room(bytes) || !log.spares.is_empty() => return Ok(()),
             None => {
+                self.zero_for_seal(&log)?;
                 let slot = self.take_slot(&mut log);
                 let segment = log.rotate(slot);
                 self.view.rcu(|view| view.with_segment(segment.clone()));
@@ -332,6 +333,18 @@ impl Shard {
             }
         };
         self.list_segment(&mut files, &segment, log.synced)
+    }
+
+    /// Under `Os` the SEAL of the segment that ends is stored in its file, which may have been cut to its last record,
+    /// or not have found room for more.
+    pub(super) fn zero_for_seal(&self, log: &Log) -> Result<(), EngineError> {
+        match &log.active {
+            Some(active) if log.relaxed => {
+                let need = log.offset + super::format::notes::SEAL_BYTES as u64;
+                active.zero_to(need, 0, self.shared.options.segment_bytes)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Puts a closing MARK if entries were synced that none vouches for; whether it did.

@@ -308,13 +308,11 @@ impl RoleThread {
         self.leave(&step.role);
         self.state.drain_appends();
         self.state.persist(&step.change).map_err(failed)?;
-        if step.adopted {
-            for shard in self.state.engine.shards() {
-                if shard.state() == ShardState::Blank {
-                    shard.set_state(ShardState::Syncing).map_err(failed)?;
-                }
+        for shard in self.state.engine.shards() {
+            if shard.state() == ShardState::Blank {
+                shard.set_state(ShardState::Syncing).map_err(failed)?;
+                tracing::info!(cluster_id = %request.envelope.cluster_id, shard = shard.id(), "blank storage joins as a learner");
             }
-            tracing::info!(cluster_id = %request.envelope.cluster_id, "blank storage joins as a learner");
         }
         let (standing, following) = {
             let mut core = self.state.core.lock();

@@ -149,7 +149,9 @@ pub struct PromoteStep {
     ends: Vec<Gsn>,
 }
 
-/// First phase of FOLLOW: persist, then [`MemberCore::finish_follow`].
+/// First phase of FOLLOW: persist `change`, make every Blank shard Syncing before it takes any data, then
+/// [`MemberCore::finish_follow`]. Blank storage joins as a learner so; one that was killed in the middle of it has some
+/// Blank shards left, whatever `change` says.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct FollowStep {
@@ -157,9 +159,6 @@ pub struct FollowStep {
     pub change: MetaChange,
     /// What ends.
     pub role: RoleChange,
-    /// Blank storage joins as a learner: after `change` is durable, every Blank shard becomes Syncing, before it
-    /// takes any data.
-    pub adopted: bool,
     following: Option<Following>,
 }
 
@@ -578,7 +577,7 @@ impl MemberCore {
         };
         let same = self.following.as_ref().is_some_and(|f| f.epoch == following.epoch && f.leader == following.leader);
         let role = if same { RoleChange::None } else { self.leave(request.epoch) };
-        Ok(FollowStep { change, role, adopted, following: Some(following) })
+        Ok(FollowStep { change, role, following: Some(following) })
     }
 
     /// The change is durable: say hello to the leader next.

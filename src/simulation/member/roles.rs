@@ -295,11 +295,9 @@ impl Process {
 
     fn follow(&mut self, step: FollowStep, hands: &mut Hands<'_>) -> Result<Reply, Refusal> {
         self.persist(&step.change).map_err(|e| failed(&e))?;
-        if step.adopted {
-            for shard in self.engine.shards() {
-                if shard.state() == ShardState::Blank {
-                    shard.set_state(ShardState::Syncing).map_err(|e| failed(&e))?;
-                }
+        for shard in self.engine.shards() {
+            if shard.state() == ShardState::Blank {
+                shard.set_state(ShardState::Syncing).map_err(|e| failed(&e))?;
             }
         }
         let before = self.core.following().cloned();

@@ -1,6 +1,5 @@
 //! Clients: batches appended, reads taken, what is committed shown, and what each is told in the end.
 
-
 use super::{Hands, Process, Timer};
 use crate::engine::{AppendError, Appended, Condition, Shard, TreeId, WriteBatch};
 use crate::position::{Epoch, Gsn, LogPosition};
