@@ -170,7 +170,9 @@ impl Files {
         edit: impl FnOnce(&mut Manifest),
     ) -> Result<(Manifest, u32, u32), EngineError> {
         let mut next = self.manifest.clone();
-        next.seq += 1;
+        // Beyond what the slots name, also where the manifest itself could not be read: its name is not used again, and
+        // what is removed as the older one is never the new one.
+        next.seq = next.seq.max(self.meta.manifest).max(self.older_manifest) + 1;
         next.shard = self.shard;
         edit(&mut next);
         // Ids are given out in one order and listed in another (a planned segment's file comes later than an

@@ -363,7 +363,10 @@ impl World {
                     self.kill(member, Duration::from_millis(100));
                     let shard = random.below(self.plan.shards as u64) as usize;
                     let rotten = rot(&self.places[member].volume, shard, what, random);
-                    self.places[member].rotten |= rotten && what == Rot::Record;
+                    if rotten && what == Rot::Record {
+                        self.places[member].rotten = true;
+                        self.oracle.rotted(self.places[member].sid);
+                    }
                 }
             }
             Fault::LoseRegister => self.store.lose(),

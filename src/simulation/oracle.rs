@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::truth::{Truth, chunks};
-use crate::engine::{Condition, ScanRange, Shard, ShardState, TreeId, Value};
+use crate::engine::{Condition, EngineError, ScanRange, Shard, ShardState, TreeId, Value};
 use crate::ident::Sid;
 use crate::position::{Epoch, Gsn, LogPosition};
 
@@ -58,6 +58,8 @@ pub(super) struct Oracle {
     seen: Seen,
     /// How often data was given up; what is of an older lineage is nobody's any more.
     lineage: u64,
+    /// Whose records were made to rot: what cannot be read there is refused, not lost.
+    rotten: BTreeSet<Sid>,
     times_gone_back: u64,
     violation: Option<String>,
 }
@@ -75,6 +77,7 @@ impl Oracle {
             never: BTreeSet::new(),
             seen: Seen { gsns: vec![0; shards], times_ms: vec![0; shards] },
             lineage: 0,
+            rotten: BTreeSet::new(),
             times_gone_back: 0,
             violation: None,
         }
@@ -240,6 +243,11 @@ impl Oracle {
         }
     }
 
+    /// A record of `who` was made to rot.
+    pub(super) fn rotted(&mut self, who: Sid) {
+        self.rotten.insert(who);
+    }
+
     /// An unsafe recovery: what these logs do not hold was given up by whoever asked for it.
     pub(super) fn given_up(&mut self, lineage: u64, shards: &[Arc<Shard>]) {
         self.lineage = self.lineage.max(lineage);
@@ -338,6 +346,7 @@ impl Oracle {
         }
         let page = match shard.scan(TreeId::DEFAULT, &ScanRange::all(), 10_000, usize::MAX, time_ms) {
             Ok(page) => page,
+            Err(EngineError::Corrupt { .. }) if self.rotten.contains(&who) => return,
             Err(error) => return self.broken(|| format!("{who} cannot be scanned: {error}")),
         };
         let found: BTreeMap<_, _> = page.entries.iter().map(|(key, v)| (&key[..], (&v.bytes, v.version))).collect();

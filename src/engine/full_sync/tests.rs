@@ -400,6 +400,10 @@ fn a_quarantined_shard_is_rebuilt_whatever_its_files_are() {
             assert!(kept == before, "{what}: what was unsound is set aside as it was");
             assert!(!read(&disk, &shard.join("quarantined/REASON")).is_empty(), "{what}");
             assert!(!disk.exists(&shard.join("quarantined.part")).expect("looked"), "{what}");
+            taker.close().expect("closed");
+            drop(taker);
+            let state = open(&disk, TAKER).shards()[0].state();
+            assert!(!matches!(state, ShardState::Quarantined { .. }), "{what}: what was rebuilt is sound: {state}");
         }
     }
 }
