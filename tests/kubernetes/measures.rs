@@ -135,7 +135,8 @@ async fn idle(table: &mut Table, namespace: &str) {
     tokio::time::sleep(IDLE).await;
     let mut writes = audit::writes_since(mark, NAMESPACE);
     writes.retain(|write| [namespace, NAMESPACE].iter().any(|here| write.contains(&format!(" {here}/"))));
-    table.row("write requests in a minute, all clusters idle, without leases", 1, writes.len(), "");
+    let told = writes.join("; ");
+    table.row("write requests in a minute, all clusters idle, without leases", 1, writes.len(), told);
 }
 
 /// Memory of the operator's processes, and how long its looks at clusters take.
