@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::dice::Dice;
+use super::kinds::kinds;
 use super::site::{Held, Site, name};
 use super::support::{eventually, process};
 use super::wire::{Ends, Imposed, Rule, Treatment};
@@ -19,19 +20,6 @@ const CUT: (Duration, Duration) = (Duration::from_millis(300), Duration::from_se
 const STOP: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 /// What stays free on a full disk, at most.
 const LEFT_BYTES: u64 = 6 << 20;
-
-macro_rules! kinds {
-    ($($kind:ident $weight:literal $text:literal,)*) => {
-        /// A kind of fault.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Kind { $($kind,)* }
-
-        impl Kind {
-            /// Each with how often it comes, and what it is called.
-            const ALL: &[(Kind, u64, &'static str)] = &[$((Kind::$kind, $weight, $text),)*];
-        }
-    };
-}
 
 kinds! {
     KillMember 14 "a member killed (SIGKILL)",
@@ -62,13 +50,6 @@ kinds! {
     Clock 7 "a wall clock set",
     Switchover 5 "a switchover asked for",
     RegisterLost 2 "the register removed",
-}
-
-impl Kind {
-    /// What it is called.
-    pub fn text(self) -> &'static str {
-        Self::ALL.iter().find(|(kind, ..)| *kind == self).map_or("", |(.., text)| text)
-    }
 }
 
 /// What ends when a fault ends.
@@ -123,15 +104,7 @@ impl Faults {
 
     /// Which comes next.
     pub fn next(&mut self) -> Kind {
-        let total = Kind::ALL.iter().map(|(_, weight, _)| weight).sum();
-        let mut drawn = self.dice.below(total);
-        for (kind, weight, _) in Kind::ALL {
-            if drawn < *weight {
-                return *kind;
-            }
-            drawn -= weight;
-        }
-        unreachable!("the weights add up to the total")
+        Kind::draw(&mut self.dice)
     }
 
     /// Whether it may begin only when every member is in sync.

@@ -5,9 +5,11 @@
 //! to time everything must recover. At the end the checker judges the history, every member is compared with the leader,
 //! and one table tells it all. When anything is wrong, logs, data and history stay in one folder, which is named.
 
+mod applications;
 mod clocks;
 mod dice;
 mod faults;
+mod kinds;
 mod namespace;
 mod samples;
 mod site;
@@ -19,7 +21,6 @@ mod workload;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use armdb::checker;
@@ -217,16 +218,7 @@ fn tell(
     }
     let history = workload.as_mut().map(|workload| {
         workload.stop();
-        let count = |of: &std::sync::atomic::AtomicU64| of.load(Ordering::Relaxed);
-        let counts = &workload.counts;
-        println!(
-            "operations: {} writes acknowledged, {} indeterminate, {} failed; {} reads answered, {} not",
-            count(&counts.acknowledged),
-            count(&counts.unknown),
-            count(&counts.refused),
-            count(&counts.read),
-            count(&counts.unread)
-        );
+        println!("operations: {}", workload.told());
         let history = workload.history();
         let begun = Instant::now();
         let report = checker::check(&history);

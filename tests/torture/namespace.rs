@@ -9,6 +9,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd as _;
 use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
 
 /// From <linux/if_tun.h>.
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
@@ -56,6 +57,15 @@ pub fn enter(path: &str) -> io::Result<()> {
     let namespace = File::open(path)?;
     // SAFETY: the descriptor is open; only this thread's network namespace changes.
     check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) })
+}
+
+/// Runs something on a thread of its own in the namespace with this path.
+pub fn within<F: Future<Output = ()>>(path: String, work: impl FnOnce() -> F + Send + 'static) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        enter(&path).expect("the namespace is there");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(work());
+    })
 }
 
 fn tunnel() -> io::Result<File> {

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use armdb::client::{Client, ClientOptions};
+use armdb::client::ClientOptions;
 use rustix::process::Signal;
 
 use super::clocks::Clocks;
@@ -155,16 +155,6 @@ fn hold(home: &Path, member: usize) -> PathBuf {
 /// The name of a member.
 pub fn name(member: usize) -> String {
     format!("kv-0-{member}")
-}
-
-/// Connects, for as long as it takes; None when it is over.
-pub async fn connect(options: &ClientOptions, over: impl Fn() -> bool) -> Option<Client> {
-    while !over() {
-        if let Ok(client) = Client::connect(options.clone()).await {
-            return Some(client);
-        }
-    }
-    None
 }
 
 /// Puts a file system on a loop device under `place`. It is seen in this mount namespace only, and gone with it.
