@@ -19,9 +19,22 @@ mod install;
 mod measures;
 mod nodes;
 mod register;
+mod restored;
 mod rules;
 mod steps;
 mod support;
+mod torture;
 
 #[path = "../../src/api/cases.rs"]
 mod cases;
+
+// What tortures local processes tortures these as well.
+#[path = "../torture/applications.rs"]
+mod applications;
+#[path = "../torture/dice.rs"]
+mod dice;
+#[path = "../torture/kinds.rs"]
+mod kinds;
+#[allow(dead_code, reason = "nodes have namespaces already, which are only entered")]
+#[path = "../torture/namespace.rs"]
+mod namespace;

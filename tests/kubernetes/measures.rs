@@ -10,7 +10,7 @@ use crate::support::http::http_get;
 use crate::support::operator::{Cluster, NAMESPACE, operator};
 use crate::support::replicas::replicas;
 use crate::support::workload::Workload;
-use crate::support::{audit, case_alone, get, harness, kubectl};
+use crate::support::{audit, case_alone, get, harness, kubectl, processes};
 
 const KILLS: usize = 20;
 const PARTITIONS: usize = 5;
@@ -142,14 +142,11 @@ async fn idle(table: &mut Table, namespace: &str) {
 /// Memory of the operator's processes, and how long its looks at clusters take.
 async fn operators(table: &mut Table) {
     let mut memory = Vec::new();
-    for process in std::fs::read_dir("/proc").expect("there is one").flatten() {
-        let read = |file: &str| std::fs::read_to_string(process.path().join(file)).unwrap_or_default();
-        if read("cmdline").starts_with("/armdb\0operator\0") {
-            let status = read("status");
-            let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-            let kibibytes = resident.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number");
-            memory.push(kibibytes / 1024);
-        }
+    for (process, _) in processes::armdb("operator") {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+        let kibibytes = resident.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number");
+        memory.push(kibibytes / 1024);
     }
     memory.sort_unstable();
     let mebibytes = |index: usize| format!("{} MiB", memory[index]);

@@ -1,8 +1,8 @@
 //! Who wrote what: the API server's audit log, which `harness/audit.yaml` limits to the writes that concern us.
 
-use std::path::PathBuf;
-
 use serde_json::Value;
+
+use super::harness::root;
 
 /// A place in the audit log.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +43,5 @@ fn told(event: &Value) -> String {
 }
 
 fn log() -> String {
-    let root = std::env::var_os("ARMDB_KUBERNETES_INSIDE").expect("this runs inside the harness");
-    std::fs::read_to_string(PathBuf::from(root).join("log/audit.log")).expect("the API server keeps an audit log")
+    std::fs::read_to_string(root().join("log/audit.log")).expect("the API server keeps an audit log")
 }

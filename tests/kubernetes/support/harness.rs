@@ -22,12 +22,21 @@ pub async fn harness_outcome(arguments: &[&str]) -> Result<String, String> {
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
+/// Where everything is left that tells why `name` failed.
+pub fn failures(name: &str) -> PathBuf {
+    std::env::var_os("ARMDB_KUBERNETES_FAILURES").map_or_else(std::env::temp_dir, PathBuf::from).join(name)
+}
+
 /// Writes everything that tells what happened into a folder for `name`; where that is.
 pub async fn collect(name: &str) -> PathBuf {
-    let folder = std::env::var_os("ARMDB_KUBERNETES_FAILURES").map_or_else(std::env::temp_dir, PathBuf::from);
-    let folder = folder.join(name);
+    let folder = failures(name);
     harness(&["collect", folder.to_str().expect("a path in UTF-8")]).await;
     folder
+}
+
+/// The cluster's directory.
+pub fn root() -> PathBuf {
+    std::env::var_os("ARMDB_KUBERNETES_INSIDE").expect("this runs inside the harness").into()
 }
 
 fn script() -> PathBuf {

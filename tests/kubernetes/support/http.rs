@@ -10,8 +10,15 @@ pub async fn http_get(address: impl ToSocketAddrs, path: &str) -> std::io::Resul
 
 /// The same with another verb.
 pub async fn http(address: impl ToSocketAddrs, verb: &str, path: &str) -> std::io::Result<String> {
+    http_with(address, verb, path, "").await
+}
+
+/// The same with something to tell.
+pub async fn http_with(address: impl ToSocketAddrs, verb: &str, path: &str, body: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("{verb} {path} HTTP/1.1\r\nHost: armdb\r\nConnection: close\r\n\r\n");
+    let length = body.len();
+    let request =
+        format!("{verb} {path} HTTP/1.1\r\nHost: armdb\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

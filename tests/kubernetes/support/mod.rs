@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod case;
 pub mod definitions;
+pub mod etcd;
 pub mod harness;
 pub mod history;
 pub mod http;
@@ -11,6 +12,7 @@ pub mod kubectl;
 pub mod members;
 pub mod objects;
 pub mod operator;
+pub mod processes;
 pub mod replicas;
 pub mod workload;
 

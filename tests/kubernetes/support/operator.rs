@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
+use super::harness::root;
 use super::members::IMAGE;
 use super::{apply, eventually, get, kubectl};
 
@@ -67,8 +68,7 @@ pub fn image(image: &str) -> String {
 /// The archive that the nodes have an image from.
 pub fn image_archive(image: &str) -> PathBuf {
     let (_, tag) = image.rsplit_once(':').expect("the image has a tag");
-    let root = std::env::var_os("ARMDB_KUBERNETES_INSIDE").expect("this runs inside the harness");
-    Path::new(&root).join(format!("images/armdb-{tag}.tar"))
+    root().join(format!("images/armdb-{tag}.tar"))
 }
 
 /// Runs `kubectl armdb` as people do: with this binary on the path as `kubectl-armdb`.
