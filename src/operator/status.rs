@@ -23,6 +23,8 @@ use crate::topology::view;
 
 /// Above so many partitions only members that are not in sync are listed: an object must not grow without bound.
 const LIST_ALL_UP_TO: usize = 16;
+/// What the controller calls a register that went back, and people are told.
+const CONFIG_REGRESSED: &str = "ConfigRegressed";
 
 /// What the spec says, as far as a status cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -316,6 +318,8 @@ struct Facts {
     storage: Option<(&'static str, String)>,
     /// Wall clocks that are too far from the others'.
     skew: Option<String>,
+    /// The register is older than what members promised, and nothing is decided.
+    regressed: Option<String>,
     /// A rollout runs.
     rolling: Option<(&'static str, String)>,
     /// A rollout failed.
@@ -391,6 +395,7 @@ impl Facts {
                 return;
             }
             _ if lost => "RegisterLost",
+            _ if seen.picture.as_ref().is_some_and(|p| regressed(&p.view).is_some()) => CONFIG_REGRESSED,
             PartitionState::Bootstrapping => "Bootstrapping",
             PartitionState::Transitioning => "FailingOver",
             PartitionState::NoQuorum => "NoQuorum",
@@ -463,6 +468,9 @@ impl Facts {
         });
         if let Some(storage) = storage {
             self.storage.get_or_insert(storage);
+        }
+        if let Some(text) = regressed(view) {
+            self.regressed.get_or_insert_with(|| text.to_owned());
         }
         let skew = view.conditions.iter().find(|condition| condition.kind == "ClockSkew");
         if let Some(skew) = skew {
@@ -566,8 +574,11 @@ fn conditions(observed: &Observed<'_>, facts: &Facts) -> Vec<Condition> {
         FailoverPolicy::Manual => no("ManualPolicy", "failover.policy is Manual: nobody takes over unasked"),
         FailoverPolicy::Automatic if !serves => no("NoLeader", available.2.clone()),
         FailoverPolicy::Automatic if observed.shape.replicas == 1 => no("SingleMember", "there is nobody else"),
-        FailoverPolicy::Automatic if safe.0 == "True" => yes("CandidateInSync"),
-        FailoverPolicy::Automatic => no("NoCandidate", missing.clone()),
+        FailoverPolicy::Automatic => match &facts.regressed {
+            Some(text) => no(CONFIG_REGRESSED, text.clone()),
+            None if safe.0 == "True" => yes("CandidateInSync"),
+            None => no("NoCandidate", missing.clone()),
+        },
     };
     let rollout = match &facts.failed {
         Some((reason, text)) => no(reason, text.clone()),
@@ -616,6 +627,11 @@ fn conditions(observed: &Observed<'_>, facts: &Facts) -> Vec<Condition> {
     .into_iter()
     .map(|(kind, verdict)| told(observed, kind, verdict))
     .collect()
+}
+
+/// Why nothing is decided, where the register is older than what members promised.
+fn regressed(view: &view::PartitionView) -> Option<&str> {
+    view.conditions.iter().find(|condition| condition.kind == CONFIG_REGRESSED).map(|condition| &*condition.text)
 }
 
 fn available(observed: &Observed<'_>, facts: &Facts) -> Verdict {

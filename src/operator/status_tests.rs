@@ -109,6 +109,26 @@ fn a_healthy_cluster_is_healthy_in_every_respect() {
 }
 
 #[test]
+fn a_register_that_went_back_leaves_nobody_to_take_over_and_says_so_also_where_nobody_leads() {
+    let regressed = |state| {
+        told(|seen| {
+            let view = view_of(seen);
+            view.state = state;
+            view.conditions.push(view::Condition { kind: "ConfigRegressed", text: "adopt cluster 7".into() });
+        })
+    };
+    let led = regressed(view::PartitionState::Available);
+    assert_eq!(is(&led, "Available"), pair("True", "Serving"));
+    assert_eq!(is(&led, "FailoverReady"), pair("False", "ConfigRegressed"));
+    assert!(says(&led, "FailoverReady").contains("adopt cluster 7"));
+    let lost = regressed(view::PartitionState::Electing);
+    for kind in ["Available", "Ready"] {
+        assert_eq!(is(&lost, kind), pair("False", "ConfigRegressed"), "{kind}");
+        assert!(says(&lost, kind).contains("adopt cluster 7"), "{kind}");
+    }
+}
+
+#[test]
 fn a_full_disk_is_told_and_where_the_leader_has_it_puts_are_not_served() {
     let full = |ordinal: usize| {
         told(|seen| {
