@@ -14,7 +14,7 @@ use super::compaction::{self, Pace, Step};
 use super::error::EngineError;
 use super::fault::{self, FAULT_NOTE};
 use super::files::{Files, SHARD_META};
-use super::format::node_meta::{NODE_META_MAGIC, NodeRecord, Purpose};
+use super::format::node_meta::{NODE_META_MAGIC, NodeRecord, Purpose, SHARDS_MAX};
 use super::format::shard_meta::{SHARD_META_MAGIC, ShardMeta};
 use super::format::slots::{self, SLOT_BYTES};
 use super::format::{FORMAT_LEVEL, FORMAT_MAX, FORMAT_MIN};
@@ -39,8 +39,6 @@ pub(crate) const NODE_META: &str = "node.meta";
 pub(crate) const NODE_META_UNFINISHED: &str = "node.meta.tmp";
 /// What the name of a shard's directory begins with.
 const SHARD_DIR: &str = "shard-";
-/// Shards a directory may have.
-const SHARDS_MAX: u16 = 64;
 
 /// Room on the disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,8 @@ use crate::ident::{ClusterId, Sid};
 
 /// Magic of `node.meta`.
 pub(crate) const NODE_META_MAGIC: &[u8; 8] = b"ARMDBNOD";
+/// Shards a directory may have; it has one at least.
+pub(crate) const SHARDS_MAX: u16 = 64;
 /// Voters a configuration may have: keeps the payload within its slot.
 const VOTERS_MAX: usize = 128;
 
@@ -93,6 +95,10 @@ impl NodeRecord {
         };
         let sid = Sid::from_bytes(r.array()?);
         let (has_cluster, _, shards, _) = (r.u8()? != 0, r.u8()?, r.u16()?, r.u32()?);
+        // With none, everything would be gone and nothing missing.
+        if shards == 0 || shards > SHARDS_MAX {
+            return Ok(Err(format!("{shards} shards, which is not between 1 and {SHARDS_MAX}")));
+        }
         let cluster_id = ClusterId::from_bytes(r.array()?);
         let (lineage, open_count, boot_id) = (r.u64()?, r.u64()?, r.array()?);
         let (promised, led, hash_seed) = (r.u64()?, r.u64()?, r.u64()?);
@@ -127,9 +133,8 @@ impl NodeRecord {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_nodes_meta_has_these_bytes() {
-        let record = NodeRecord {
+    fn record() -> NodeRecord {
+        NodeRecord {
             meta: NodeMeta {
                 cluster_id: Some(ClusterId(0x22)),
                 sid: Sid(0x11),
@@ -149,7 +154,12 @@ mod tests {
             purpose: Purpose::Member,
             hash_seed: 7,
             relaxed: false,
-        };
+        }
+    }
+
+    #[test]
+    fn a_nodes_meta_has_these_bytes() {
+        let record = record();
         let mut golden = Vec::new();
         golden.extend_from_slice(&[1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 2]);
         golden.extend_from_slice(&0x11u128.to_le_bytes());
@@ -167,5 +177,14 @@ mod tests {
         assert_eq!(record.encode(), golden);
         assert_eq!(NodeRecord::decode(&golden), Ok(record));
         assert!(NodeRecord::decode(&golden[..golden.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn a_directory_of_no_shards_or_of_too_many_is_refused() {
+        for (shards, taken) in [(0, false), (1, true), (SHARDS_MAX, true), (SHARDS_MAX + 1, false)] {
+            let mut record = record();
+            record.meta.shards = shards;
+            assert_eq!(NodeRecord::decode(&record.encode()).is_ok(), taken, "{shards}");
+        }
     }
 }
