@@ -227,7 +227,8 @@ impl Copy {
 impl Expected for Copy {
     fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (self.step, Arc::as_ptr(&self.stage) as usize).hash(&mut hasher);
+        let new = self.stage.pin.manifest().g0;
+        (self.step, std::mem::discriminant(&self.stage.before), new.last.gsn, new.chain).hash(&mut hasher);
         hasher.finish()
     }
 

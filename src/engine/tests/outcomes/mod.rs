@@ -91,13 +91,24 @@ impl std::str::FromStr for Coordinates {
     }
 }
 
+/// An image with what was expected of it.
+#[derive(PartialEq, Eq, Hash)]
+struct Opened {
+    image: u128,
+    expected: u64,
+    end: End,
+    /// After how many ends: recoveries from the first one are cut short and others are not, so that two of different
+    /// depth are two. Else what is looked at would depend on which thread came first.
+    depth: usize,
+}
+
 /// What was counted.
 #[derive(Default)]
 struct Tally {
     /// Fingerprints of the images.
     images: Mutex<HashSet<u128>>,
-    /// Of the images with what was expected of them.
-    looked_at: Mutex<HashSet<(u128, u64, bool)>>,
+    /// What was opened.
+    looked_at: Mutex<HashSet<Opened>>,
     boundaries: AtomicU64,
     sampled: AtomicU64,
     opened: AtomicU64,
@@ -111,6 +122,12 @@ struct Tally {
 impl Tally {
     fn add(&self, counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether it was not yet.
+    fn is_new(&self, image: u128, expected: &dyn Expected, end: End, at: &Coordinates) -> bool {
+        let opened = Opened { image, expected: expected.fingerprint(), end, depth: at.path.len() };
+        self.looked_at.lock().expect("not poisoned").insert(opened)
     }
 
     fn distinct(&self) -> usize {
@@ -166,10 +183,10 @@ fn look_at(tally: &Tally, effort: Effort, at: &Coordinates, index: usize, bounda
         let image = moment.crash(&mut |what, _| choice.of(what));
         let fingerprint = image.fingerprint();
         tally.images.lock().expect("not poisoned").insert(fingerprint);
-        if !tally.looked_at.lock().expect("not poisoned").insert((fingerprint, expected.fingerprint(), false)) {
+        let at = at.then(index, Some(number));
+        if !tally.is_new(fingerprint, &**expected, End::Power, &at) {
             continue;
         }
-        let at = at.then(index, Some(number));
         let tell = || choice.tell(moment.unsynced());
         let draw = fingerprint as u64 >> 3;
         look_at_one(tally, &at, tell, &image.disk(), boundary, End::Power, draw.is_multiple_of(effort.further));
@@ -181,7 +198,7 @@ fn look_at(tally: &Tally, effort: Effort, at: &Coordinates, index: usize, bounda
     let at_kill = at.then(index, None);
     if at.path.is_empty() {
         let everything = moment.crash(&mut |_, _| crate::disk::Keep::Keep).fingerprint();
-        if !tally.looked_at.lock().expect("not poisoned").insert((everything, expected.fingerprint(), true)) {
+        if !tally.is_new(everything, &**expected, End::Process, &at_kill) {
             return;
         }
         tally.add(&tally.killed);
