@@ -165,7 +165,7 @@ impl Hint {
     }
 
     /// As stored.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         self.parts(|parts| parts.concat())
     }

@@ -8,6 +8,7 @@
 //! The corpus of every target is in `fuzz/corpus/TARGET`: small, written by [`seeds`] from structures that are sound,
 //! with what a fuzzer found beside it. The tests run all of it, so what was found stays found.
 
+mod checker;
 mod directory;
 mod formats;
 mod wire;
@@ -24,7 +25,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     Target { name: "record", run: formats::record, seeds: formats::record_seeds },
     Target { name: "segment", run: formats::segment, seeds: formats::segment_seeds },
     Target { name: "node_meta", run: formats::node_meta, seeds: formats::node_meta_seeds },
@@ -37,6 +38,7 @@ pub const TARGETS: [Target; 12] = [
     Target { name: "chunk", run: directory::chunk, seeds: directory::chunk_seeds },
     Target { name: "wire", run: wire::message, seeds: wire::message_seeds },
     Target { name: "cluster", run: wire::cluster, seeds: wire::cluster_seeds },
+    Target { name: "checker", run: checker::verdict, seeds: checker::verdict_seeds },
 ];
 
 /// Runs a target.
