@@ -30,11 +30,18 @@ mod witness;
 pub use history::{Change, Condition, Expect, History, Key, Lifetime, Operation, Outcome, Time, Value, Version};
 pub use verdict::{Report, Violation};
 
-/// How many different situations the search may look at in one component before it gives up.
+/// How many different situations the search may look at in one component before it gives up...
 const SEARCH_LIMIT: usize = 4_000_000;
+/// ...and once it has given up, in each of the others: where one cannot be decided, minutes for each are of no use.
+const AFTER_GIVING_UP: usize = 100_000;
 
 /// Judges a history.
 pub fn check(history: &History) -> Report {
+    check_within(history, SEARCH_LIMIT)
+}
+
+/// Judges a history; what takes more than `limit` situations of one component stays undecided.
+pub fn check_within(history: &History, limit: usize) -> Report {
     let mut report = Report { operations: history.operations.len(), ..Report::default() };
     for problem in component::problems(history) {
         report.components += 1;
@@ -42,7 +49,8 @@ pub fn check(history: &History) -> Report {
             continue;
         }
         report.searched += 1;
-        match search::explain(&problem, SEARCH_LIMIT) {
+        let limit = if report.undecided.is_empty() { limit } else { limit.min(AFTER_GIVING_UP) };
+        match search::explain(&problem, limit) {
             search::Found::Order(order) => {
                 assert!(problem.replays(&order), "the search found an order that does not explain the history");
             }

@@ -146,9 +146,20 @@ impl Files {
         dir: &Path,
         edit: impl FnOnce(&mut Manifest),
     ) -> Result<(), EngineError> {
+        let state = self.meta.state.clone();
+        self.switch_to(shared, dir, state, edit)
+    }
+
+    /// As [`Self::switch`], and another state with it.
+    pub(crate) fn switch_to(
+        &mut self,
+        shared: &Shared,
+        dir: &Path,
+        state: ShardState,
+        edit: impl FnOnce(&mut Manifest),
+    ) -> Result<(), EngineError> {
         let (next, len, crc) = self.write_manifest(shared, dir, edit)?;
-        let meta =
-            ShardMeta { state: self.meta.state.clone(), manifest: next.seq, manifest_len: len, manifest_crc: crc };
+        let meta = ShardMeta { state, manifest: next.seq, manifest_len: len, manifest_crc: crc };
         let (previous, dropped) = (self.meta.manifest, self.older_manifest);
         self.write_slot(shared, dir, meta)?;
         self.older_manifest = previous;

@@ -320,6 +320,17 @@ impl Engine {
         &self.shards
     }
 
+    /// Every shard that is `from` becomes `to`, durably; how many were.
+    pub fn turn(&self, from: &ShardState, to: &ShardState) -> Result<usize, EngineError> {
+        let mut turned = 0;
+        for shard in self.shards().iter().filter(|shard| shard.state() == *from) {
+            shard.set_state(to.clone())?;
+            tracing::info!(shard = shard.id(), %from, %to, "another state");
+            turned += 1;
+        }
+        Ok(turned)
+    }
+
     /// The trees.
     pub fn trees(&self) -> Vec<TreeInfo> {
         self.shared.trees.load().as_ref().clone()

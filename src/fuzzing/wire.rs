@@ -153,6 +153,7 @@ pub(super) fn message_seeds() -> Seeds {
         shards: vec![shard],
         lease_remaining: Duration::from_micros(123_456),
         shard_time_ms: 8,
+        wall_ms: 9,
         drained: true,
         figures: vec![m::VoterFigure { sid: Sid(4), open_count: 3, held: vec![70] }],
     });

@@ -83,7 +83,7 @@ impl Setup {
         let member = &mut state.members[m];
         member.shards.iter_mut().for_each(|shard| shard.sync(false));
         let reports = reports(member, self.shards, self.durability == Durability::Os);
-        let Ok(reply) = core.finish_fence(&step, reports, 0, false, Duration::ZERO) else { return };
+        let Ok(reply) = core.finish_fence(&step, reports, 0, 0, false, Duration::ZERO) else { return };
         take_back(member, &core);
         if !self.is(Mutant::PromiseNotPersisted) {
             member.persisted_promise = member.promised;
@@ -133,6 +133,7 @@ impl Setup {
             shards: fenced.shards[..self.shards].iter().map(report).collect(),
             lease_remaining: Duration::ZERO,
             shard_time_ms: 0,
+            wall_ms: 0,
             drained: false,
             figures: Vec::new(),
         };
@@ -219,7 +220,7 @@ impl Setup {
             targets: self
                 .tails(&chosen.targets)
                 .into_iter()
-                .map(|tail| ShardTarget { tail, donor: donor(usize::from(chosen.leader)) })
+                .map(|tail| ShardTarget { tail, donor: donor(usize::from(chosen.leader)), copy: false })
                 .collect(),
         };
         let mut core = core_of(state, m);

@@ -211,6 +211,7 @@ impl Leases {
                 shards: vec![shard],
                 lease_remaining: t.remaining,
                 shard_time_ms: 0,
+                wall_ms: 0,
                 drained: false,
                 figures: Vec::new(),
             };

@@ -210,7 +210,7 @@ impl<'a> Product<'a> {
         let core = &mut self.cores[m];
         let step = core.begin_fence(&request).expect("as in the model");
         let reports = reports(&after.members[m], self.setup.shards, self.setup.durability == Durability::Os);
-        let reply = core.finish_fence(&step, reports, 0, false, NOW).expect("as in the model");
+        let reply = core.finish_fence(&step, reports, 0, 0, false, NOW).expect("as in the model");
         if !lost {
             self.runs[attempt].reply(id, m, Reply::Fenced(reply), &self.store);
         }
@@ -237,7 +237,7 @@ impl<'a> Product<'a> {
         let own = AssembleRequest {
             envelope: envelope(m),
             epoch: a.epoch.into(),
-            targets: targets.into_iter().map(|tail| ShardTarget { tail, donor: donor(0) }).collect(),
+            targets: targets.into_iter().map(|tail| ShardTarget { tail, donor: donor(0), copy: false }).collect(),
         };
         let request = self.runs[attempt].assembles.get(&m).map_or(own, |(_, request)| request.clone());
         let shards = &before.members[m].shards[..self.setup.shards];

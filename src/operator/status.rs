@@ -451,7 +451,7 @@ impl Facts {
 
     fn take_topology(&mut self, view: &view::PartitionView) {
         if let Some(change) = &view.change {
-            self.changing.get_or_insert_with(|| format!("{} to epoch {}", change.reason, change.epoch));
+            self.changing.get_or_insert_with(|| change.text());
         }
         let storage = view.conditions.iter().find_map(|condition| {
             let reason = match condition.kind {

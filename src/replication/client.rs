@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
-use super::full_sync;
+use super::full_sync::{self, Progress, Source};
 use super::member_state::{MemberState, data_state, log_view};
 use super::protocol::{self, ProtocolError, WireChunk};
 use super::roles::Roles;
@@ -218,7 +218,8 @@ impl ReplicationClient {
                 Some(shard_answer::Answer::Truncate(cut)) => self.truncate(shard.id(), cut.to).await?,
                 Some(shard_answer::Answer::Full(full)) => {
                     tracing::info!(shard = shard.id(), why = full.why, "a full copy from the leader begins");
-                    full_sync::pull(&self.state, &self.following, channel.clone(), shard.id())
+                    let (source, progress) = (Source::Leader(self.following.clone()), Progress::default());
+                    full_sync::pull(&self.state, &source, channel.clone(), shard.id(), &progress)
                         .await
                         .map_err(|error| End::Broken(format!("full copy of shard {}: {error}", shard.id())))?;
                     copied = true;

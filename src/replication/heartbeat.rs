@@ -73,9 +73,8 @@ fn reckon(state: &MemberState, term: &LeaderTerm) {
         tracing::warn!(suspended, "too few members answer: new writes are refused until enough do");
         state.health_changed();
     }
-    let wall_ms = clock::wall_ms();
-    let median = term.median_wall(&term.walls(wall_ms, now));
-    term.shard_time.lock().advance(now, wall_ms, median);
+    let median = term.median_wall(&term.walls(clock::wall_ms(), now));
+    term.shard_time.lock().advance(now, median);
     let own_time = state.shard_time_ms();
     state.commit_time(term.time_known(term.own, own_time, own_time));
     let figures = figures(state, term);

@@ -23,7 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::clock;
-use super::full_sync::WireManifest;
+use super::full_sync::{StagedCopy, WireManifest};
 use super::leadership::{LeaderAddress, LeaderHint, Leadership, ShardProgress};
 use super::rules::{Durable, LogView, MemberCore, MetaChange, Sightings, Staleness};
 use super::term::LeaderTerm;
@@ -98,6 +98,8 @@ pub(crate) struct MemberState {
     pub(crate) rejoin: Notify,
     /// Full copies that were begun and may be resumed, by shard.
     pub(crate) full_syncs: Mutex<HashMap<u16, WireManifest>>,
+    /// Copies that this member makes as a candidate, by shard.
+    pub(crate) staged_copies: Mutex<HashMap<u16, StagedCopy>>,
     /// Somebody asked that this storage make room for a new one.
     pub(crate) set_aside: CancellationToken,
     /// Ends everything.
@@ -143,6 +145,7 @@ impl MemberState {
             mended_files: AtomicU64::new(0),
             rejoin: Notify::new(),
             full_syncs: Mutex::default(),
+            staged_copies: Mutex::default(),
             set_aside: CancellationToken::new(),
             stop: CancellationToken::new(),
             engine,
@@ -362,7 +365,7 @@ impl MemberState {
     /// Shard time as leader; else the largest known.
     pub(crate) fn shard_time_ms(&self) -> u64 {
         match self.term.load().as_ref() {
-            Some(term) => term.shard_time.lock().at(clock::now(), clock::wall_ms()),
+            Some(term) => term.shard_time.lock().at(clock::now()),
             None => self.known_time_ms(),
         }
     }

@@ -432,14 +432,18 @@ impl TryFrom<proto::Donor> for m::Donor {
 
 impl From<m::ShardTarget> for proto::ShardTarget {
     fn from(t: m::ShardTarget) -> Self {
-        Self { tail: Some(t.tail.into()), donor: Some(t.donor.into()) }
+        Self { tail: Some(t.tail.into()), donor: Some(t.donor.into()), copy: t.copy }
     }
 }
 
 impl TryFrom<proto::ShardTarget> for m::ShardTarget {
     type Error = ProtocolError;
     fn try_from(t: proto::ShardTarget) -> Result<Self, ProtocolError> {
-        Ok(Self { tail: need(t.tail, "target.tail")?.into(), donor: need(t.donor, "target.donor")?.try_into()? })
+        Ok(Self {
+            tail: need(t.tail, "target.tail")?.into(),
+            donor: need(t.donor, "target.donor")?.try_into()?,
+            copy: t.copy,
+        })
     }
 }
 
@@ -590,6 +594,7 @@ impl From<m::Reply> for proto::ControlReply {
                 shards: wire_all(f.shards),
                 lease_remaining: Some(wire_duration(f.lease_remaining)),
                 shard_time_ms: f.shard_time_ms,
+                wall_ms: f.wall_ms,
                 drained: f.drained,
                 figures: wire_all(f.figures),
             }),
@@ -629,6 +634,7 @@ impl TryFrom<proto::ControlReply> for m::Reply {
                 shards: all(f.shards)?,
                 lease_remaining: duration(need(f.lease_remaining, "reply.lease_remaining")?, "reply.lease_remaining")?,
                 shard_time_ms: f.shard_time_ms,
+                wall_ms: f.wall_ms,
                 drained: f.drained,
                 figures: all(f.figures)?,
             }),
@@ -746,7 +752,7 @@ mod tests {
         round_trip::<_, proto::AssembleRequest>(m::AssembleRequest {
             envelope: envelope(),
             epoch: 7,
-            targets: vec![m::ShardTarget { tail: tail(2, 3, 4), donor: donor() }],
+            targets: vec![m::ShardTarget { tail: tail(2, 3, 4), donor: donor(), copy: true }],
         });
         round_trip::<_, proto::PromoteRequest>(m::PromoteRequest {
             envelope: envelope(),
@@ -780,6 +786,7 @@ mod tests {
             shards: vec![shard()],
             lease_remaining: Duration::from_micros(123_456),
             shard_time_ms: 8,
+            wall_ms: 9,
             drained: true,
             figures: vec![m::VoterFigure { sid: Sid(4), open_count: 3, held: vec![1, 2] }],
         }));
@@ -791,6 +798,7 @@ mod tests {
             m::Refusal::Promised { promised: 8, asked: 7 },
             m::Refusal::WrongSid { have: Sid(1), want: Sid(2) },
             m::Refusal::NotAtTarget { shard: 1, have: tail(1, 2, 3), want: tail(1, 3, 4) },
+            m::Refusal::Copying { shard: 1, staged: 2, total: 3 },
             m::Refusal::Failed("the donor is gone".into()),
         ] {
             round_trip::<_, proto::ControlReply>(m::Reply::Refused(refusal, Box::new(standing())));

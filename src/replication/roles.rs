@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::ReplicationClient;
 use super::clock;
+use super::full_sync::StagedCopy;
 use super::heartbeat;
 use super::member_state::MemberState;
 use super::mend;
@@ -212,11 +213,7 @@ impl RoleThread {
         let step = self.state.core.lock().begin_init(request)?;
         if !step.already {
             self.state.persist(&step.started).map_err(failed)?;
-            for shard in self.state.engine.shards() {
-                if shard.state() == ShardState::Blank {
-                    shard.set_state(ShardState::Ready).map_err(failed)?;
-                }
-            }
+            self.state.engine.turn(&ShardState::Blank, &ShardState::Ready).map_err(failed)?;
             // The steps were decided on what was durable before; the second is applied on top of the first.
             let mut both = step.started.clone();
             both.init = step.done.init;
@@ -231,6 +228,7 @@ impl RoleThread {
         let step = self.state.core.lock().begin_fence(request)?;
         // The reply tells how far back the log reaches: that stays true while the epoch is made.
         self.state.engine.hold_log_floor(FLOOR_HELD);
+        StagedCopy::end_older(&self.state, request.epoch);
         // A fenced leader tells the time it counted: what expired by it must stay expired.
         self.state.heard_time(self.state.shard_time_ms());
         self.leave(&step.role);
@@ -239,7 +237,8 @@ impl RoleThread {
         self.state.persist(&step.change).map_err(failed)?;
         let shards = self.state.shard_reports();
         let time = self.state.known_time_ms();
-        let reply = self.state.core.lock().finish_fence(&step, shards, time, drained, clock::now())?;
+        let reply =
+            self.state.core.lock().finish_fence(&step, shards, time, clock::wall_ms(), drained, clock::now())?;
         tracing::info!(epoch = request.epoch, drained, "promised");
         Ok(Reply::Fenced(reply))
     }
@@ -252,12 +251,8 @@ impl RoleThread {
             return Ok(Reply::Done(StandingReply { standing }));
         }
         self.state.persist(&step.change).map_err(failed)?;
-        for shard in self.state.engine.shards() {
-            if shard.state() == ShardState::Amnesic {
-                tracing::info!(shard = shard.id(), "whole again: the log is what every voter that counts holds");
-                shard.set_state(ShardState::Ready).map_err(failed)?;
-            }
-        }
+        // Whole again: the log is what every voter that counts holds.
+        self.state.engine.turn(&ShardState::Amnesic, &ShardState::Ready).map_err(failed)?;
         let now = clock::now();
         let (standing, term) = {
             let mut core = self.state.core.lock();
@@ -295,7 +290,7 @@ impl RoleThread {
             lease_wait_ms = u64::try_from(request.lease_wait.as_millis()).unwrap_or(u64::MAX),
             "promoted"
         );
-        self.state.engine.release_log_floor();
+        self.state.engine.epoch_has_its_leader();
         // The lease wait ends without anybody's help.
         self.state.wake_commits();
         term.ask_round.notify_one();
@@ -305,21 +300,18 @@ impl RoleThread {
     fn follow(&self, request: &FollowRequest) -> Result<Reply, Refusal> {
         let vacant = is_vacant(&self.state.shard_reports());
         let step = self.state.core.lock().begin_follow(request, vacant)?;
+        StagedCopy::end_older(&self.state, Epoch::MAX);
         self.leave(&step.role);
         self.state.drain_appends();
         self.state.persist(&step.change).map_err(failed)?;
-        for shard in self.state.engine.shards() {
-            if shard.state() == ShardState::Blank {
-                shard.set_state(ShardState::Syncing).map_err(failed)?;
-                tracing::info!(cluster_id = %request.envelope.cluster_id, shard = shard.id(), "blank storage joins as a learner");
-            }
-        }
+        // Blank storage joins as a learner.
+        self.state.engine.turn(&ShardState::Blank, &ShardState::Syncing).map_err(failed)?;
         let (standing, following) = {
             let mut core = self.state.core.lock();
             let standing = core.finish_follow(step)?;
             (standing, core.following().cloned())
         };
-        self.state.engine.release_log_floor();
+        self.state.engine.epoch_has_its_leader();
         if let Some(following) = following {
             self.start_stream(following);
         }

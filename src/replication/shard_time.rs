@@ -1,16 +1,41 @@
 //! Shard time: the leader's clock for times to live.
 //!
-//! A leader goes on from the largest time that any voter knew, by its monotonic clock, slewed towards the wall clock by
-//! at most a tenth: it never goes back, so what has expired stays expired. Nor does it run ahead of the others: it stands
-//! still rather than pass the median of the voters' wall clocks by more than a second, so that one clock that is wrong
-//! expires nothing early. It jumps but once a term, ahead to that median as soon as it is known: voters that were all
-//! restarted remember the time of their logs' last entry, which may be long ago, and what a read had shown as expired
-//! since then shall not be shown again. Pure: clocks are arguments.
+//! A leader goes on from where PROMOTE says, by its monotonic clock, slewed by at most a tenth towards the median of the
+//! voters' wall clocks: it never goes back, so what has expired stays expired, and a wall clock that is wrong, the
+//! leader's own too, changes nothing as long as it is one of a minority. It stands still rather than pass that median by
+//! more than a second. Within a term it never jumps: what was given a time to live would lose a part of it.
+//! Pure: clocks are arguments.
 
 use std::time::Duration;
 
 /// How far it may be ahead of the voters' median clock.
 const AHEAD_MS: u64 = 1000;
+
+/// The median of voters' wall clocks, unix milliseconds. Of an even number both clocks in the middle: where one of the
+/// two may be wrong, the right time is not beyond either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Median {
+    /// No minority of clocks moves it ahead.
+    pub(crate) low_ms: u64,
+    /// No minority of clocks moves it back.
+    pub(crate) high_ms: u64,
+}
+
+impl Median {
+    /// Of the clocks that are known, if that is a majority of `voters`.
+    pub(crate) fn of(mut clocks_ms: Vec<u64>, voters: usize) -> Option<Self> {
+        if clocks_ms.len() <= voters / 2 {
+            return None;
+        }
+        clocks_ms.sort_unstable();
+        let (low, high) = ((clocks_ms.len() - 1) / 2, clocks_ms.len() / 2);
+        Some(Self { low_ms: clocks_ms[low], high_ms: clocks_ms[high] })
+    }
+
+    fn later(self, by_ms: u64) -> Self {
+        Self { low_ms: self.low_ms.saturating_add(by_ms), high_ms: self.high_ms.saturating_add(by_ms) }
+    }
+}
 
 /// Shard time of one term. [`Self::advance`] is called with every round of heartbeats; between two of them it goes on
 /// from there.
@@ -18,50 +43,44 @@ const AHEAD_MS: u64 = 1000;
 pub(crate) struct ShardTime {
     base_ms: u64,
     since: Duration,
-    /// The voters' median clock at `since`.
-    median_ms: Option<u64>,
+    /// As it was at `since`.
+    median: Option<Median>,
 }
 
 impl ShardTime {
     /// A term that begins at `now` and goes on from `known_ms` (0: nothing is known, the wall clock begins).
     pub(crate) fn new(known_ms: u64, now: Duration, wall_ms: u64) -> Self {
-        Self { base_ms: if known_ms == 0 { wall_ms } else { known_ms }, since: now, median_ms: None }
+        Self { base_ms: if known_ms == 0 { wall_ms } else { known_ms }, since: now, median: None }
     }
 
     /// Unix milliseconds as this term counts them.
-    pub(crate) fn at(&self, now: Duration, wall_ms: u64) -> u64 {
-        self.reckon(self.elapsed_ms(now), wall_ms, self.median_at(now))
+    pub(crate) fn at(&self, now: Duration) -> u64 {
+        let elapsed_ms = self.elapsed_ms(now);
+        let (slew, even) = (elapsed_ms / 10, self.base_ms.saturating_add(elapsed_ms));
+        // Nothing is corrected before the clocks are known.
+        let Some(median) = self.median.map(|median| median.later(elapsed_ms)) else { return even };
+        let slewed = if even < median.low_ms {
+            median.low_ms.min(even.saturating_add(slew))
+        } else if even > median.high_ms {
+            median.high_ms.max(even - slew)
+        } else {
+            even
+        };
+        slewed.min(median.high_ms.saturating_add(AHEAD_MS)).max(self.base_ms)
     }
 
     fn elapsed_ms(&self, now: Duration) -> u64 {
         u64::try_from(now.saturating_sub(self.since).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// What the voters' median clock shows at `now`, if it runs as this one.
-    fn median_at(&self, now: Duration) -> Option<u64> {
-        self.median_ms.map(|median| median.saturating_add(self.elapsed_ms(now)))
+    /// Goes on from here; the clocks as they are now, if they are known. A clock that jumps moves it by a tenth of what
+    /// passes from now on, not of all that passed.
+    pub(crate) fn advance(&mut self, now: Duration, median: Option<Median>) {
+        let elapsed_ms = self.elapsed_ms(now);
+        let time_ms = self.at(now);
+        let median = median.or(self.median.map(|median| median.later(elapsed_ms)));
+        (self.base_ms, self.since, self.median) = (time_ms, now, median);
     }
-
-    fn reckon(&self, elapsed_ms: u64, wall_ms: u64, median_ms: Option<u64>) -> u64 {
-        let slew = elapsed_ms / 10;
-        let (slow, fast) = (self.base_ms + elapsed_ms - slew, self.base_ms + elapsed_ms + slew);
-        let most = median_ms.map_or(u64::MAX, |median| median.saturating_add(AHEAD_MS));
-        wall_ms.clamp(slow, fast).min(most).max(self.base_ms)
-    }
-
-    /// Goes on from here: a wall clock that jumps moves it by a tenth of what passes from now on, not of all that passed.
-    pub(crate) fn advance(&mut self, now: Duration, wall_ms: u64, median_ms: Option<u64>) {
-        let least_ms = if self.median_ms.is_none() { median_ms.unwrap_or(0) } else { 0 };
-        let median_ms = median_ms.or(self.median_at(now));
-        let time_ms = self.reckon(self.elapsed_ms(now), wall_ms, median_ms).max(least_ms);
-        (self.base_ms, self.since, self.median_ms) = (time_ms, now, median_ms);
-    }
-}
-
-/// The median of the voters' wall clocks: what a majority of them does not exceed, so that no minority moves it ahead.
-pub(crate) fn median(mut clocks_ms: Vec<u64>) -> Option<u64> {
-    clocks_ms.sort_unstable();
-    clocks_ms.get(clocks_ms.len().checked_sub(1)? / 2).copied()
 }
 
 #[cfg(test)]
@@ -72,67 +91,68 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    #[test]
-    fn it_follows_the_wall_clock_within_a_tenth_and_never_goes_back() {
-        let time = ShardTime::new(1_000_000, s(5), 0);
-        assert_eq!(time.at(s(5), 2_000_000), 1_000_000, "a wall clock that is ahead does not make it jump");
-        assert_eq!(time.at(s(15), 2_000_000), 1_011_000);
-        assert_eq!(time.at(s(15), 1_010_123), 1_010_123, "a wall clock within reach is followed");
-        assert_eq!(time.at(s(15), 7), 1_009_000, "a wall clock that went back slows it down");
-        assert_eq!(ShardTime::new(0, s(5), 77_000).at(s(5), 77_000), 77_000);
+    fn both(ms: u64) -> Option<Median> {
+        Some(Median { low_ms: ms, high_ms: ms })
     }
 
     #[test]
-    fn a_jump_of_the_wall_clock_late_in_a_term_is_slewed_as_well() {
+    fn it_is_slewed_to_the_median_by_a_tenth_and_never_goes_back() {
+        let mut time = ShardTime::new(1_000_000, s(5), 0);
+        assert_eq!(time.at(s(15)), 1_010_000, "the clocks are not known yet");
+        time.advance(s(5), both(2_000_000));
+        assert_eq!(time.at(s(5)), 1_000_000, "it does not jump");
+        assert_eq!(time.at(s(15)), 1_011_000);
+        time.advance(s(15), both(1_011_500));
+        assert_eq!(time.at(s(25)), 1_021_500, "what is within reach is reached");
+        time.advance(s(25), both(1_021_000));
+        assert_eq!(time.at(s(35)), 1_031_000, "half a second ahead: slower for a while");
+        assert_eq!(ShardTime::new(0, s(5), 77_000).at(s(5)), 77_000);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_late_in_a_term_is_slewed_as_well() {
         let mut time = ShardTime::new(1_000_000, s(0), 1_000_000);
         for second in 1..=36_000 {
-            time.advance(s(second), 1_000_000 + second * 1000, None);
+            time.advance(s(second), both(1_000_000 + second * 1000));
         }
         let true_ms = 1_000_000 + 36_000_000;
-        assert_eq!(time.at(s(36_000), true_ms + 3_600_000), true_ms);
-        assert_eq!(time.at(s(36_010), true_ms + 3_600_000), true_ms + 11_000);
+        assert_eq!(time.at(s(36_000)), true_ms);
+        time.advance(s(36_000), both(true_ms + 3_600_000));
+        assert_eq!(time.at(s(36_010)), true_ms + 11_000);
     }
 
     #[test]
-    fn it_stands_still_rather_than_pass_the_voters_median_by_more_than_a_second() {
-        let mut time = ShardTime::new(1_000_000, s(0), 2_000_000);
-        let mut last = 0;
-        for second in 1..=600 {
-            let true_ms = 1_000_000 + second * 1000;
-            time.advance(s(second), true_ms + 1_000_000, Some(true_ms));
-            let now_ms = time.at(s(second), true_ms + 1_000_000);
-            assert!((last..=true_ms + AHEAD_MS).contains(&now_ms), "{now_ms} after {second} s");
-            last = now_ms;
-        }
-        assert_eq!(last, 1_000_000 + 600_000 + AHEAD_MS, "the leader's own clock pulls it as far as that");
+    fn it_stands_still_rather_than_pass_the_median_by_more_than_a_second() {
         // A leader before this one was further ahead than the voters' clocks are.
         let mut ahead = ShardTime::new(5_000_000, s(0), 1_000_000);
-        ahead.advance(s(1), 1_001_000, Some(1_001_000));
-        ahead.advance(s(2), 1_002_000, Some(1_002_000));
-        assert_eq!(ahead.at(s(3), 1_003_000), 5_000_000, "what has expired stays expired, and nothing more does");
+        ahead.advance(s(1), both(1_001_000));
+        let at_first = ahead.at(s(1));
+        ahead.advance(s(60), both(1_060_000));
+        assert_eq!(ahead.at(s(60)), at_first, "what has expired stays expired, and nothing more does");
+        ahead.advance(s(4_100), both(5_100_000));
+        assert_eq!(ahead.at(s(4_101)), 5_101_900, "until the clocks are there");
     }
 
     #[test]
-    fn a_term_takes_up_the_voters_median_once() {
-        let hour = 3_600_000;
-        let mut time = ShardTime::new(1_000_000, s(0), 1_000_000 + hour);
-        time.advance(s(1), 1_001_000 + hour, None);
-        assert!(time.at(s(1), 1_001_000 + hour) < 1_002_000, "nobody else has said what time it is");
-        time.advance(s(2), 1_002_000 + hour, Some(1_002_000 + hour));
-        assert_eq!(time.at(s(2), 1_002_000 + hour), 1_002_000 + hour);
-        time.advance(s(3), 1_003_000 + 2 * hour, Some(1_003_000 + 2 * hour));
-        assert!(time.at(s(3), 1_003_000 + 2 * hour) < 1_004_000 + hour, "later it is slewed");
-        time.advance(s(4), 1_004_000, None);
-        time.advance(s(5), 1_005_000, Some(1_005_000));
-        assert!(time.at(s(5), 1_005_000) > 1_002_000 + hour, "it never goes back");
+    fn where_one_of_two_clocks_may_be_wrong_it_goes_on_evenly_between_them() {
+        let mut time = ShardTime::new(1_000_000, s(0), 0);
+        for second in 1..=60 {
+            let right = 1_000_000 + second * 1000;
+            let wrong = if second % 2 == 0 { right + 3_600_000 } else { right - 900_000 };
+            time.advance(s(second), Median::of(vec![wrong, right], 3));
+            assert_eq!(time.at(s(second)), right);
+        }
     }
 
     #[test]
-    fn no_minority_of_clocks_moves_the_median_ahead() {
-        assert_eq!(median(vec![]), None);
-        assert_eq!(median(vec![9]), Some(9));
-        assert_eq!(median(vec![900, 5]), Some(5), "of two the one behind");
-        assert_eq!(median(vec![900, 5, 6]), Some(6));
-        assert_eq!(median(vec![900, 5, 6, 901]), Some(6));
+    fn no_minority_of_clocks_moves_the_median() {
+        let of = |clocks: &[u64], voters| Median::of(clocks.to_vec(), voters).map(|m| (m.low_ms, m.high_ms));
+        assert_eq!(of(&[], 1), None);
+        assert_eq!(of(&[9], 1), Some((9, 9)));
+        assert_eq!(of(&[9], 2), None, "one of two");
+        assert_eq!(of(&[900, 5], 3), Some((5, 900)));
+        assert_eq!(of(&[900, 5, 6], 3), Some((6, 6)));
+        assert_eq!(of(&[900, 5, 6, 901], 5), Some((6, 900)));
+        assert_eq!(of(&[900, 5], 4), None);
     }
 }

@@ -1,6 +1,7 @@
 //! ASSEMBLE: a candidate pulls the tails it lacks from donors that promised the same epoch.
 //!
-//! The donor finds the last common position from both epoch tables and gives what follows it, up to the target.
+//! The donor finds the last common position from both epoch tables and gives what follows it, up to the target. If its
+//! log begins later, and the controller says that nobody else can lead, the shard is copied first (`full_sync`).
 //! Both sides ask again before every batch (R6): an attempt that was superseded, or whose epoch this member
 //! follows already, changes nothing any more.
 
@@ -11,17 +12,20 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::full_sync;
 use super::member_state::{MemberState, data_state};
 use super::protocol::{self, WireChunk};
 use super::rules::{MemberCore, Reconcile, reconcile};
 use super::server::view;
 use crate::engine::{LogChunk, TailRead};
-use crate::net::peer::{Lane, dial, replication};
+use crate::net::peer::{Lane, PeerChannel, dial, replication};
 use crate::net::proto::{self, fetch_tail_response};
 use crate::position::{Epoch, Gsn, LogTail};
-use crate::topology::message::{AssembleReply, AssembleRequest, Envelope, Refusal, Reply, ShardTarget};
+use crate::topology::message::{AssembleReply, AssembleRequest, Donor, Envelope, Refusal, Reply, ShardTarget};
 
 const CONNECT: Duration = Duration::from_secs(1);
+/// A copy that takes longer is answered with how far it is, and asked about again.
+const COPY_SLICE: Duration = Duration::from_secs(3);
 const QUEUED: usize = 2;
 const CHUNK_BYTES: usize = 1 << 20;
 
@@ -40,7 +44,20 @@ pub(crate) async fn assemble(state: &Arc<MemberState>, request: AssembleRequest)
     for (shard, target) in (0..).zip(&request.targets) {
         if state.shard(shard).tail() != target.tail {
             tracing::info!(shard, donor = target.donor.name, to = ?target.tail.last, "pulls what is missing");
-            pull(state, &request, shard, target).await?;
+            match pull(state, &request, shard, target).await {
+                Err(Refusal::BelowFloor { common, floor, .. }) if target.copy => {
+                    tracing::warn!(
+                        shard,
+                        donor = target.donor.name,
+                        ?common,
+                        floor,
+                        "its log begins later: it is copied"
+                    );
+                    copy(state, &request, shard, target).await?;
+                    pull(state, &request, shard, target).await?;
+                }
+                pulled => pulled?,
+            }
         }
     }
     let synced = Arc::clone(state);
@@ -63,6 +80,22 @@ pub(crate) async fn assemble(state: &Arc<MemberState>, request: AssembleRequest)
     Ok(Reply::Assembled(AssembleReply { standing: core.standing(), tails: targets }))
 }
 
+async fn reach(state: &MemberState, shard: u16, donor: &Donor) -> Result<PeerChannel, Refusal> {
+    let dialled = dial(&donor.address, &state.addresses.auth, Lane::Main, CONNECT).await;
+    dialled.map_err(|error| Refusal::Failed(format!("shard {shard} from {}: {error}", donor.name)))
+}
+
+/// Copies the shard as the donor has it committed.
+async fn copy(
+    state: &Arc<MemberState>,
+    request: &AssembleRequest,
+    shard: u16,
+    target: &ShardTarget,
+) -> Result<(), Refusal> {
+    let channel = reach(state, shard, &target.donor).await?;
+    full_sync::staged_copy(state, (target.donor.sid, request.epoch), channel, shard, COPY_SLICE).await
+}
+
 async fn pull(
     state: &Arc<MemberState>,
     request: &AssembleRequest,
@@ -70,9 +103,7 @@ async fn pull(
     target: &ShardTarget,
 ) -> Result<(), Refusal> {
     let failed = |why: String| Refusal::Failed(format!("shard {shard} from {}: {why}", target.donor.name));
-    let auth = &state.addresses.auth;
-    let channel =
-        dial(&target.donor.address, auth, Lane::Main, CONNECT).await.map_err(|error| failed(error.to_string()))?;
+    let channel = reach(state, shard, &target.donor).await?;
     let own = state.shard(shard);
     let epochs = own.epoch_table();
     let message = proto::FetchTailRequest {
@@ -226,7 +257,8 @@ pub(crate) fn give(state: &Arc<MemberState>, request: proto::FetchTailRequest) -
     Ok(ReceiverStream::new(receiver))
 }
 
-fn check(state: &MemberState, envelope: &Envelope, epoch: Epoch) -> Result<(), Refusal> {
+/// Whether this member may give as a donor.
+pub(super) fn check(state: &MemberState, envelope: &Envelope, epoch: Epoch) -> Result<(), Refusal> {
     let core = state.core.lock();
     let standing = core.standing();
     if envelope.to != standing.sid {

@@ -8,8 +8,8 @@ use super::member::Counts;
 pub(super) const ENOUGH: u64 = 20_000;
 
 /// Rare events. Others are counted as well, and printed in parentheses, that chance alone has not been seen to reach in
-/// 20,000 seeds: a stream that its cursor ended, an amnesic shard made whole by a promotion, a read that a rotten record
-/// refused, a write that was refused for want of memory.
+/// 20,000 seeds: a stream that its cursor ended, a shard copied by a candidate, an amnesic shard made whole by a promotion,
+/// a read that a rotten record refused, a write that was refused for want of memory.
 pub(crate) const EVENTS: &[&str] = &[
     "logs truncated after a failover",
     "logs truncated by ASSEMBLE",

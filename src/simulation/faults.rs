@@ -54,6 +54,12 @@ pub(super) enum Fault {
         both: bool,
         time: Duration,
     },
+    /// The log of one shard does not reach a member.
+    Deafen {
+        member: usize,
+        shard: usize,
+        time: Duration,
+    },
     /// Two halves hear each other only through one member that both hear.
     Bridge {
         member: usize,
@@ -149,6 +155,7 @@ impl Fault {
             Self::Terminate { .. } => "terminate",
             Self::Isolate { .. } => "isolate",
             Self::Cut { .. } => "cut",
+            Self::Deafen { .. } => "deafen",
             Self::Bridge { .. } => "bridge",
             Self::SlowDisk { .. } => "slow-disk",
             Self::FailSync { .. } => "fail-sync",
@@ -197,7 +204,7 @@ impl Fault {
         if one_may_forget && r.chance(100) {
             return Self::LosePower { member, down: short };
         }
-        match r.below(46) {
+        match r.below(49) {
             0..=4 => Self::Kill { member, down: short },
             5 => Self::KillAll { down: short },
             6..=8 => Self::Pause { member, time: long },
@@ -227,6 +234,7 @@ impl Fault {
             27 | 28 => Self::StopController { controller, time: short },
             29..=33 => Self::Replay,
             34 => Self::PauseController { controller, time: short },
+            46..=48 => Self::Deafen { member, shard: r.below(world.plan.shards as u64) as usize, time: long },
             35..=40 => {
                 let power = !relaxed && r.chance(500);
                 Self::DieAtOperation { member, operations: r.below(120), power, down: short }
@@ -296,6 +304,10 @@ impl World {
                         self.block(to, from, time);
                     }
                 }
+            }
+            Fault::Deafen { member, shard, time } => {
+                self.deaf.insert((member, shard));
+                self.later(time, Occurrence::Hears { member, shard });
             }
             Fault::Bridge { member, time } => {
                 let others: Vec<_> =

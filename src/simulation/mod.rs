@@ -7,6 +7,7 @@
 //! driver   a controller process                                   store     the register's store
 //! faults   what goes wrong                                        wire      what travels
 //! oracle   what must hold at every moment                         truth     a shard's committed history
+//! recorder what clients were told, for the checker
 //! run      one seed    search    many    shrink    a failing one made small    coverage    what must have happened
 //! ```
 //! Decisions and data are the product's own: `Controller`, `MemberCore`, `Quorum`, `reconcile`, leases, terms and cursors,
@@ -21,6 +22,7 @@ mod member;
 mod oracle;
 mod place;
 mod plan;
+mod recorder;
 mod run;
 #[cfg(test)]
 mod scenarios;

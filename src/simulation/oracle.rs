@@ -6,9 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::recorder::Recorder;
 use super::truth::{Truth, chunks};
-use crate::engine::{Condition, EngineError, ScanRange, Shard, ShardState, TreeId, Value};
+use crate::engine::{Condition, EngineError, ScanRange, Shard, ShardState, TreeId, Value, WriteBatch};
 use crate::ident::Sid;
 use crate::position::{Epoch, Gsn, LogPosition};
 
@@ -61,6 +63,9 @@ pub(super) struct Oracle {
     /// Whose records were made to rot: what cannot be read there is refused, not lost.
     rotten: BTreeSet<Sid>,
     times_gone_back: u64,
+    recorder: Recorder,
+    /// True time.
+    pub(super) now: Duration,
     violation: Option<String>,
 }
 
@@ -79,6 +84,8 @@ impl Oracle {
             lineage: 0,
             rotten: BTreeSet::new(),
             times_gone_back: 0,
+            recorder: Recorder::default(),
+            now: Duration::ZERO,
             violation: None,
         }
     }
@@ -99,6 +106,11 @@ impl Oracle {
     }
 
     // --- what is written ----------------------------------------------------------------------------------
+
+    /// A client asks for a batch.
+    pub(super) fn asked(&mut self, op: Op, shard: usize, batch: &WriteBatch) {
+        self.recorder.asked(op, shard, batch, self.now);
+    }
 
     /// A leader appended a batch for a client; its conditions held at `time_ms`.
     pub(super) fn appended(
@@ -273,6 +285,10 @@ impl Oracle {
     /// A client was told that `op` is done, at `gsn`.
     pub(super) fn acknowledge(&mut self, op: Op, shard: usize, gsn: Gsn) {
         self.acknowledged.insert(op);
+        let batch = self.positions.get(&op).and_then(|&(shard, at)| Some((at.epoch, self.appended.get(&(shard, at))?)));
+        if let Some((epoch, batch)) = batch {
+            self.recorder.done(op, LogPosition::new(epoch, batch.first_gsn), self.now);
+        }
         self.seen.gsns[shard] = self.seen.gsns[shard].max(gsn);
         if self.place.get(&op) != Some(&(shard, gsn)) {
             self.broken(|| format!("write {op} was acknowledged as {gsn} of shard {shard} and is not committed there"));
@@ -285,6 +301,7 @@ impl Oracle {
     /// A client was told that `op` is not done and never will be.
     pub(super) fn never(&mut self, op: Op) {
         self.never.insert(op);
+        self.recorder.refused(op, self.now);
         if let Some(&(shard, gsn)) = self.place.get(&op) {
             self.broken(|| format!("write {op} was answered \"definitely not\" and is {gsn} of shard {shard}"));
         }
@@ -292,6 +309,7 @@ impl Oracle {
 
     /// A client was told that a condition does not hold, judged against the entry `judged_at` at `time_ms`.
     pub(super) fn refused(&mut self, op: Op, shard: usize, condition: &Condition, judged_at: Gsn, time_ms: u64) {
+        self.recorder.failed(op, condition, self.now);
         self.never(op);
         self.seen.gsns[shard] = self.seen.gsns[shard].max(judged_at);
         if self.truth[shard].len() < judged_at {
@@ -306,8 +324,9 @@ impl Oracle {
         self.seen.clone()
     }
 
-    /// A linearizable read was answered; when it began, `required` had been seen.
-    pub(super) fn read(&mut self, who: Sid, look: &Look, required: &Seen) {
+    /// A linearizable read was answered; when it began, at `asked`, `required` had been seen.
+    pub(super) fn read(&mut self, who: Sid, look: &Look, required: &Seen, asked: Duration) {
+        self.recorder.read(look, asked, self.now);
         let (shard, have, want) = (look.shard, look.applied, required.gsns[look.shard]);
         if have < want {
             self.broken(|| format!("{who} answered a read of shard {shard} from {have}, {want} had been seen"));
@@ -375,6 +394,22 @@ impl Oracle {
             self.broken(|| format!("{who} ends shard {number} at {have} of {length} committed"));
         }
         self.folds(who, number, shard);
+    }
+
+    /// At the end: is what clients were told the history of one copy? What became of the question. Where time went back,
+    /// or data were given up, it is none, and both are told elsewhere.
+    pub(super) fn judge(&mut self) -> &'static str {
+        if self.times_gone_back > 0 || self.lineage > 0 {
+            return "clients' histories that are not one copy's";
+        }
+        match self.recorder.judge(self.now) {
+            Ok(true) => "clients' histories explained",
+            Ok(false) => "clients' histories undecided",
+            Err(why) => {
+                self.broken(|| why);
+                "clients' histories that nothing explains"
+            }
+        }
     }
 
     // --- looking ------------------------------------------------------------------------------------------

@@ -43,6 +43,8 @@ pub(crate) fn run(plan: Plan, tell: bool) -> Outcome {
             // Told below.
         } else if world.until(CONVERGENCE, World::converged) {
             world.check_everything();
+            let judged = world.oracle.judge();
+            world.count(judged);
         } else if world.oracle.violation().is_none() {
             violation = Some(unwell(&world));
         }

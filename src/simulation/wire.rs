@@ -81,13 +81,14 @@ pub(super) enum Message {
     Fetch { epoch: Epoch, to: Sid, shard: usize, tail: LogTail, epochs: EpochTable, target: LogTail },
     /// Donor to candidate: where to cut, and what follows.
     Tail { epoch: Epoch, shard: usize, result: Result<(Gsn, Vec<LogChunk>), Refusal> },
-    /// Follower to leader: a snapshot of a shard is wanted; the one that was given last, if `again`.
-    Pin { nonce: u64, epoch: Epoch, sid: Sid, shard: usize, again: bool },
-    /// Leader to follower: what the snapshot consists of.
+    /// Follower to leader, or candidate to `donor`: a snapshot of a shard is wanted; the one that was given last, if
+    /// `again`.
+    Pin { nonce: u64, epoch: Epoch, sid: Sid, donor: Option<Sid>, shard: usize, again: bool },
+    /// The answer: what the snapshot consists of.
     Manifest { nonce: u64, shard: usize, manifest: Box<SnapshotManifest> },
-    /// Follower to leader: a piece of a file is wanted.
-    Ask { nonce: u64, epoch: Epoch, sid: Sid, shard: usize, name: String, offset: u64 },
-    /// Leader to follower.
+    /// As for `Pin`: a piece of a file is wanted.
+    Ask { nonce: u64, epoch: Epoch, sid: Sid, donor: Option<Sid>, shard: usize, name: String, offset: u64 },
+    /// The answer.
     Part { nonce: u64, shard: usize, name: String, offset: u64, bytes: Bytes },
 }
 

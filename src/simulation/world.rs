@@ -82,6 +82,7 @@ pub(super) enum Occurrence {
         epoch: Epoch,
         look: Box<Look>,
         required: Seen,
+        asked: Duration,
     },
     /// The next fault, by number.
     Fault {
@@ -98,6 +99,10 @@ pub(super) enum Occurrence {
     },
     Unblock {
         link: (Address, Address),
+    },
+    Hears {
+        member: usize,
+        shard: usize,
     },
     RegisterBack,
     DiskBack {
@@ -144,6 +149,8 @@ pub(super) struct World {
     pub(super) store: Store,
     pub(super) oracle: Oracle,
     blocked: BTreeSet<(Address, Address)>,
+    /// Members that the log of a shard does not reach.
+    pub(super) deaf: BTreeSet<(usize, usize)>,
     /// What was said lately and may be said again by the network.
     pub(super) overheard: VecDeque<(Address, Address, Message)>,
     /// Streams deliver in order, except what is late.
@@ -191,6 +198,7 @@ impl World {
             drivers: Vec::new(),
             store,
             oracle: Oracle::new(plan.shards),
+            deaf: BTreeSet::new(),
             blocked: BTreeSet::new(),
             overheard: VecDeque::new(),
             last_arrival: BTreeMap::new(),
@@ -306,6 +314,7 @@ impl World {
     }
 
     fn happen(&mut self, what: Occurrence) {
+        self.oracle.now = self.now;
         match what {
             Occurrence::Arrive { from, to, message } => self.arrive(from, to, message),
             Occurrence::Timer { member, life, timer } => {
@@ -353,9 +362,9 @@ impl World {
                 self.with(member, Some(life), |p, h| p.leader_is_gone(leader, h));
             }
             Occurrence::Client => self.client(),
-            Occurrence::ReadEnds { member, life, epoch, look, required } => {
+            Occurrence::ReadEnds { member, life, epoch, look, required, asked } => {
                 if let Some(delay) = self.paused(member) {
-                    return self.schedule(delay, Occurrence::ReadEnds { member, life, epoch, look, required });
+                    return self.schedule(delay, Occurrence::ReadEnds { member, life, epoch, look, required, asked });
                 }
                 let place = &self.places[member];
                 let alive = place.life == life && place.process.is_some();
@@ -363,7 +372,7 @@ impl World {
                 let sid = place.sid;
                 if answered {
                     self.count("reads answered");
-                    self.oracle.read(sid, &look, &required);
+                    self.oracle.read(sid, &look, &required, asked);
                 } else if alive {
                     self.count("reads refused for want of a lease");
                 }
@@ -390,6 +399,9 @@ impl World {
             Occurrence::StartController { controller } => self.start_controller(controller),
             Occurrence::Unblock { link } => {
                 self.blocked.remove(&link);
+            }
+            Occurrence::Hears { member, shard } => {
+                self.deaf.remove(&(member, shard));
             }
             Occurrence::RegisterBack => {
                 self.store.out = false;
@@ -524,6 +536,11 @@ impl World {
 
     pub(super) fn arrive(&mut self, from: Address, to: Address, message: Message) {
         if self.blocked.contains(&(from, to)) {
+            return;
+        }
+        if let (Address::Member(member), Message::Chunk { chunk, .. }) = (to, &message)
+            && self.deaf.contains(&(member, usize::from(chunk.shard)))
+        {
             return;
         }
         if let Some(brief) = message.brief() {
@@ -786,8 +803,8 @@ impl World {
                 Some(Ok((look, epoch))) => {
                     let (life, required) = (place.life, self.oracle.seen());
                     let after = self.delay();
-                    let look = Box::new(look);
-                    self.schedule(after, Occurrence::ReadEnds { member, life, epoch, look, required });
+                    let (look, asked) = (Box::new(look), self.now);
+                    self.schedule(after, Occurrence::ReadEnds { member, life, epoch, look, required, asked });
                 }
                 Some(Err(why)) => {
                     if self.places[member].rotten {
@@ -810,6 +827,7 @@ impl World {
     fn put(&mut self, member: usize, shard: usize, batch: &WriteBatch) -> u64 {
         let op = self.next_op;
         self.next_op += 1;
+        self.oracle.asked(op, shard, batch);
         let mut put = Put::Refused;
         self.with(member, None, |p, h| put = p.put(op, shard, batch, h));
         if put == Put::Refused {
@@ -821,9 +839,15 @@ impl World {
     /// A client writes one value there.
     #[cfg(test)]
     pub(super) fn write(&mut self, member: usize) -> u64 {
+        self.write_to(member, 0)
+    }
+
+    /// To this shard.
+    #[cfg(test)]
+    pub(super) fn write_to(&mut self, member: usize, shard: usize) -> u64 {
         let key = workload::key(&mut self.random);
         let batch = WriteBatch::new().put(key, workload::value(&mut self.random, self.next_op, 0));
-        self.put(member, 0, &batch)
+        self.put(member, shard, &batch)
     }
 
     // --- processes ----------------------------------------------------------------------------------------
@@ -1019,6 +1043,7 @@ impl World {
     pub(super) fn heal(&mut self) {
         self.rough = false;
         self.blocked.clear();
+        self.deaf.clear();
         self.store.out = false;
         self.store.slow = false;
         for member in 0..self.places.len() {

@@ -251,6 +251,8 @@ pub struct FenceReply {
     pub lease_remaining: Duration,
     /// Largest shard time known, unix milliseconds.
     pub shard_time_ms: u64,
+    /// Its wall clock, unix milliseconds; 0: not told.
+    pub wall_ms: u64,
     /// It drained: its lease is given up and no write is in flight.
     pub drained: bool,
     /// What it heard of what voters hold, itself included.
@@ -286,9 +288,12 @@ pub struct ShardTarget {
     pub tail: LogTail,
     /// Who has it.
     pub donor: Donor,
+    /// Nobody else can lead: what is no longer in the donor's log is had by a copy of the whole shard.
+    pub copy: bool,
 }
 
-/// ASSEMBLE: pull what is missing, cut what conflicts, until every shard is durably at its target.
+/// ASSEMBLE: pull what is missing, cut what conflicts, until every shard is durably at its target. Answered within
+/// seconds: with [`Refusal::Copying`] while a shard must be copied whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AssembleRequest {
     /// The addressee.
@@ -319,7 +324,7 @@ pub struct PromoteRequest {
     pub targets: Vec<LogTail>,
     /// Acknowledge no write and serve no read before this has passed.
     pub lease_wait: Duration,
-    /// Largest shard time of the FENCE replies, unix milliseconds.
+    /// Where shard time goes on, unix milliseconds: the largest of the FENCE replies, or the median of their wall clocks.
     pub shard_time_ms: u64,
     /// Followers and learners, where they are: only so that heartbeats can name them.
     pub members: Vec<Donor>,
@@ -444,6 +449,16 @@ pub enum Refusal {
         common: LogPosition,
         /// First gsn the donor has.
         floor: Gsn,
+    },
+    /// What it lacks is no longer in the donor's log, and a copy of the shard is under way: ask again.
+    #[error("shard {shard} is being copied: {staged} of {total} bytes are here")]
+    Copying {
+        /// The shard.
+        shard: u16,
+        /// Bytes that are here.
+        staged: u64,
+        /// All of it; 0: not known yet.
+        total: u64,
     },
     /// The donor did not answer, or the disk failed; try again.
     #[error("not done: {0}")]

@@ -106,10 +106,20 @@ pub struct ChangeView {
     pub reason: &'static str,
     /// The step it is at: `Allocating`, `Fencing`, `Assembling`, `Deciding`, `Promoting`.
     pub step: &'static str,
+    /// How far the copies of whole shards are that it waits for, if it does.
+    pub copying: Option<String>,
     /// Its epoch, once allocated.
     pub epoch: Epoch,
     /// How long it has been running.
     pub age: Duration,
+}
+
+impl ChangeView {
+    /// What is going on, in a few words.
+    pub fn text(&self) -> String {
+        let copies = self.copying.as_ref().map(|copying| format!(", copies {copying}")).unwrap_or_default();
+        format!("{} to epoch {}{copies}", self.reason, self.epoch)
+    }
 }
 
 /// A change that went through.

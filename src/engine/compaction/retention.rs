@@ -179,9 +179,18 @@ impl Engine {
         }
     }
 
-    /// Ends [`Self::hold_log_floor`]: the epoch that was promised has its leader.
+    /// Ends [`Self::hold_log_floor`].
     pub fn release_log_floor(&self) {
         *self.shared().floor_hold.lock() = None;
+    }
+
+    /// The epoch that was promised has its leader: log floors may rise, and what was staged to become that leader is of
+    /// no use any more.
+    pub fn epoch_has_its_leader(&self) {
+        self.release_log_floor();
+        for shard in self.shards() {
+            shard.discard_staged();
+        }
     }
 }
 

@@ -8,9 +8,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::aside;
 use super::manifest::{SnapshotFile, SnapshotManifest};
 use super::staging::Staging;
+use super::{UntilSwitch, aside};
 use crate::engine::error::EngineError;
 use crate::engine::files::Files;
 use crate::engine::format::manifest::{FileEnd, FileEntry};
@@ -21,6 +21,7 @@ use crate::engine::index::HashIndex;
 use crate::engine::recovery::{Scan, load, scan};
 use crate::engine::segment::{Segment, View, io_error};
 use crate::engine::shard::Shard;
+use crate::engine::shard_state::ShardState;
 use crate::position::{EpochTable, LogPosition, LogTail};
 
 /// What one staged file is.
@@ -61,7 +62,12 @@ impl From<String> for Trouble {
 
 impl Shard {
     /// See the module's comment.
-    pub(super) fn install(&self, manifest: &SnapshotManifest, staging: &mut Staging) -> Result<LogTail, EngineError> {
+    pub(super) fn install(
+        &self,
+        manifest: &SnapshotManifest,
+        staging: &mut Staging,
+        until_switch: UntilSwitch,
+    ) -> Result<LogTail, EngineError> {
         if let Some(file) = manifest.files.iter().find(|file| staging.have(&file.name) != file.len) {
             let have = staging.have(&file.name);
             let why = format!("{} is not whole: {have} of {} bytes are here", file.name, file.len);
@@ -69,7 +75,10 @@ impl Shard {
         }
         let result = self.read_staged(manifest, staging).and_then(|contents| {
             let view = self.view_of(manifest, &contents)?;
-            Ok(self.replace(manifest, staging, contents.files, view)?)
+            Ok(match until_switch {
+                UntilSwitch::Syncing => self.replace(manifest, staging, contents.files, view),
+                UntilSwitch::Itself => self.replace_sound(manifest, staging, contents.files, view),
+            }?)
         });
         match result {
             Ok(()) => {
@@ -217,6 +226,22 @@ impl Shard {
         Ok(view)
     }
 
+    /// Replaces data that are in use: nobody reads, compacts or takes a log meanwhile.
+    fn replace_sound(
+        &self,
+        manifest: &SnapshotManifest,
+        staging: &Staging,
+        staged: Vec<Staged>,
+        view: View,
+    ) -> Result<(), EngineError> {
+        let _stopped = self.stop_housekeeping();
+        self.keeps_itself()?;
+        self.ready.store(false, Ordering::Release);
+        let replaced = self.replace(manifest, staging, staged, view);
+        self.ready.store(self.state().is_usable(), Ordering::Release);
+        replaced
+    }
+
     /// The switch, and the running shard with it.
     fn replace(
         &self,
@@ -230,6 +255,9 @@ impl Shard {
         let mut files = self.files.lock();
         let _apply = self.apply.lock();
         let own = files.manifest().commit.max(self.commit());
+        if let Some(epoch) = self.log.lock().open {
+            return Err(EngineError::FullSync(format!("shard {} leads epoch {epoch} by now", self.id)));
+        }
         if g0.last.gsn < own {
             return Err(EngineError::FullSync(format!("the commit is {own} by now: take a newer snapshot")));
         }
@@ -254,7 +282,12 @@ impl Shard {
             .collect();
         let next_file_id = new.iter().chain(&dropped).map(|id| id.saturating_add(1)).max().unwrap_or(1);
         let committed_time_ms = self.committed_time_ms();
-        let switched = files.switch(shared, &self.dir, |next| {
+        // The files that were damaged are not among the new ones.
+        let state = match files.state() {
+            ShardState::Damaged { .. } => ShardState::Ready,
+            other => other.clone(),
+        };
+        let switched = files.switch_to(shared, &self.dir, state, |next| {
             next.next_file_id = next.next_file_id.max(next_file_id);
             next.log_floor = manifest.log_floor;
             next.tombstone_floor = manifest.tombstone_floor;

@@ -4,8 +4,11 @@
 //! `g0`, the last one cut there. Nothing is copied to make it, writes go on meanwhile, and what is dropped
 //! from the shard later stays readable while the pin lives. The taker stages the files beside its own, looks
 //! at every byte, and makes them its data by one manifest switch; until then its old files are untouched.
-//! What the taker has after that is a log that ends at `g0`: the rest comes as log, and the state stays
-//! `Syncing` until the caller says otherwise. Moving bytes between members is the replication floor's.
+//! What the taker has after that is a log that ends at `g0`: the rest comes as log.
+//!
+//! A follower's shard is `Syncing` from the first byte until the caller says otherwise. A candidate's (ASSEMBLE)
+//! keeps its data and its state, and with it its vote, until the switch, and is sound after it: nobody may be worse
+//! off because an attempt failed. Moving bytes between members is the replication floor's.
 
 mod aside;
 mod install;
@@ -34,6 +37,16 @@ pub struct FullSync {
     shard: Arc<Shard>,
     manifest: SnapshotManifest,
     staging: Staging,
+    until_switch: UntilSwitch,
+}
+
+/// What the shard is while files are staged for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum UntilSwitch {
+    /// `Syncing`, and so it stays after the switch.
+    Syncing,
+    /// What it is; sound after the switch.
+    Itself,
 }
 
 impl FullSync {
@@ -50,14 +63,13 @@ impl FullSync {
         self.staging.write(name, offset, bytes)
     }
 
-    /// Verifies what was staged and atomically makes it the shard's data; the shard stays `Syncing`. Answers
-    /// where its log ends now.
+    /// Verifies what was staged and atomically makes it the shard's data. Answers where its log ends now.
     ///
     /// If what was staged turns out to be unsound it is thrown away: the next attempt starts anew.
     pub fn finish(mut self) -> Result<LogTail, EngineError> {
         let shard = self.shard.clone();
         shard.shared.poison.check()?;
-        shard.install(&self.manifest, &mut self.staging)
+        shard.install(&self.manifest, &mut self.staging, self.until_switch)
     }
 }
 
@@ -76,6 +88,37 @@ impl Shard {
         self: &Arc<Self>,
         manifest: &SnapshotManifest,
         donor_commit: Gsn,
+    ) -> Result<FullSync, EngineError> {
+        self.stage(manifest, donor_commit, UntilSwitch::Syncing)
+    }
+
+    /// As [`Self::begin_full_sync`], but the shard keeps its data and its state until [`FullSync::finish`], and is sound
+    /// after that: for a log that is to become another's, of which everything committed here is known to be a part.
+    /// Meanwhile it takes no chunk. [`Self::discard_staged`] when it is given up.
+    ///
+    /// Refused also if the shard's data cannot be used as it is.
+    pub fn begin_staged_copy(
+        self: &Arc<Self>,
+        manifest: &SnapshotManifest,
+        donor_commit: Gsn,
+    ) -> Result<FullSync, EngineError> {
+        self.stage(manifest, donor_commit, UntilSwitch::Itself)
+    }
+
+    /// Gives up what was staged while the shard kept its data, unless that goes on.
+    pub fn discard_staged(&self) {
+        let unwanted = self.state() != ShardState::Syncing && !self.staging.swap(true, Ordering::AcqRel);
+        if unwanted {
+            discard_staged(&self.shared.disk, &self.dir);
+            self.staging.store(false, Ordering::Release);
+        }
+    }
+
+    fn stage(
+        self: &Arc<Self>,
+        manifest: &SnapshotManifest,
+        donor_commit: Gsn,
+        until_switch: UntilSwitch,
     ) -> Result<FullSync, EngineError> {
         self.shared.poison.check()?;
         manifest.check().map_err(EngineError::FullSync)?;
@@ -101,11 +144,14 @@ impl Shard {
                     "the snapshot ends at {g0}, the commit is {own} here and {donor_commit} at the donor: take a new one"
                 )));
             }
-            self.enter_syncing()?;
+            match until_switch {
+                UntilSwitch::Syncing => self.enter_syncing()?,
+                UntilSwitch::Itself => self.keeps_itself()?,
+            }
             Staging::open(&self.shared, &self.dir, manifest)
         };
         match begun() {
-            Ok(staging) => Ok(FullSync { shard: self.clone(), manifest: manifest.clone(), staging }),
+            Ok(staging) => Ok(FullSync { shard: self.clone(), manifest: manifest.clone(), staging, until_switch }),
             Err(error) => {
                 self.staging.store(false, Ordering::Release);
                 Err(error)
@@ -126,6 +172,16 @@ impl Shard {
         }
         drop(files);
         (self.tail(), self.epoch_table())
+    }
+
+    /// Whether there is something to keep.
+    fn keeps_itself(&self) -> Result<(), EngineError> {
+        let state = self.state();
+        if state.is_usable() || state == ShardState::Amnesic {
+            Ok(())
+        } else {
+            Err(EngineError::NotReady { shard: self.id, state, operation: "a copy beside its data" })
+        }
     }
 
     /// Persists `Syncing`, with fresh metadata if there was none that could be read, and sets aside what was

@@ -548,6 +548,48 @@ fn a_piece_that_was_damaged_on_its_way_is_asked_for_again() {
 }
 
 #[test]
+fn a_candidates_shard_stays_what_it_is_until_the_switch_and_is_sound_after_it() {
+    let disk: Arc<dyn Disk> = Arc::new(CrashDisk::new());
+    let donor = donor(&disk, 200);
+    let pin = donor.shards()[0].pin_snapshot().expect("pinned");
+    let (manifest, commit_there) = (pin.manifest(), pin.manifest().g0.last.gsn);
+    let blank = open(&disk, "/blank");
+    let refused = blank.shards()[0].begin_staged_copy(manifest, commit_there).expect_err("there is nothing to keep");
+    assert!(matches!(refused, EngineError::NotReady { .. }), "{refused}");
+
+    let taker = leader(&disk, TAKER, 1);
+    for i in 0..30 {
+        put(&taker, 1, &format!("mine{i}"), &[3; 1000]);
+    }
+    commit(&taker);
+    let shard = &taker.shards()[0];
+    let refused = shard.begin_staged_copy(manifest, commit_there).expect_err("it leads").to_string();
+    assert!(refused.contains("leads epoch 1"), "{refused}");
+    shard.close_epoch();
+    let (tail, file) = (shard.tail(), Path::new(TAKER).join("shard-000"));
+    let staged = || disk.list(&file).expect("listed").iter().any(|entry| entry.is_dir);
+    let mut sync = shard.begin_staged_copy(manifest, commit_there).expect("begun");
+    copy(&pin, &mut sync, 4096);
+    shard.discard_staged();
+    assert!(staged(), "it is under way");
+    assert_eq!((shard.state(), shard.tail()), (ShardState::Ready, tail));
+    assert!(shard.get(TreeId::DEFAULT, b"mine7", 0).expect("it reads on").is_some());
+    drop(sync);
+    shard.discard_staged();
+    assert!(!staged(), "it was given up");
+
+    shard.set_state(ShardState::Damaged { files: vec![1] }).expect("set");
+    let mut sync = shard.begin_staged_copy(manifest, commit_there).expect("begun");
+    copy(&pin, &mut sync, 4096);
+    assert_eq!(sync.finish().expect("in place"), manifest.g0);
+    assert_eq!(shard.state(), ShardState::Ready, "none of the damaged files is left");
+    assert!(!staged());
+    catch_up(&donor, &taker);
+    drop(taker);
+    assert_same(&donor, &open(&disk, TAKER));
+}
+
+#[test]
 fn a_sync_goes_on_where_it_was_and_keeps_what_a_newer_snapshot_also_has() {
     let disk: Arc<dyn Disk> = Arc::new(CrashDisk::new());
     let donor = donor(&disk, 200);

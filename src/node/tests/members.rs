@@ -195,7 +195,7 @@ impl Group {
             shard_time_ms = shard_time_ms.max(reply.shard_time_ms);
         }
         let (tail, donor) = best.expect("someone was fenced");
-        let target = ShardTarget { tail, donor: self.donor(donor) };
+        let target = ShardTarget { tail, donor: self.donor(donor), copy: false };
         let request = AssembleRequest { envelope: self.envelope(candidate), epoch: self.epoch, targets: vec![target] };
         let reply = self.ask(candidate, Request::Assemble(request)).await;
         assert!(matches!(reply, Reply::Assembled(_)), "{reply:?}");

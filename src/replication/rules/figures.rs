@@ -122,6 +122,7 @@ mod tests {
             shards: ends.iter().map(shard).collect(),
             lease_remaining: Duration::ZERO,
             shard_time_ms: 0,
+            wall_ms: 0,
             drained: false,
             figures: Vec::new(),
         }

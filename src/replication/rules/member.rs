@@ -106,7 +106,7 @@ pub struct Term {
     pub config: LastConfig,
     /// Where the others are.
     pub members: Vec<Donor>,
-    /// Largest shard time of the FENCE replies, unix milliseconds.
+    /// Where shard time goes on, unix milliseconds.
     pub shard_time_ms: u64,
 }
 
@@ -386,6 +386,7 @@ impl MemberCore {
         step: &FenceStep,
         shards: Vec<ShardReport>,
         shard_time_ms: u64,
+        wall_ms: u64,
         drained: bool,
         now: Duration,
     ) -> Result<FenceReply, Refusal> {
@@ -398,6 +399,7 @@ impl MemberCore {
             shards,
             lease_remaining: self.grant.remaining(now),
             shard_time_ms,
+            wall_ms,
             drained,
             figures: self.figures.all(),
         })

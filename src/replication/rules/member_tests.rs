@@ -55,7 +55,7 @@ fn config(epoch: Epoch) -> LastConfig {
 
 fn fence(m: &mut MemberCore, epoch: Epoch, now: Duration) -> Result<FenceReply, Refusal> {
     let step = m.begin_fence(&fence_request(m.sid().0, epoch))?;
-    m.finish_fence(&step, vec![shard(1, 5)], 0, false, now)
+    m.finish_fence(&step, vec![shard(1, 5)], 0, 0, false, now)
 }
 
 fn promote_request(to: u128, epoch: Epoch, wait: Duration) -> PromoteRequest {
@@ -97,9 +97,9 @@ fn of_two_fences_that_cross_only_the_later_epoch_is_answered() {
     let mut m = member(2);
     let five = m.begin_fence(&fence_request(2, 5)).unwrap();
     let six = m.begin_fence(&fence_request(2, 6)).unwrap();
-    assert!(m.finish_fence(&six, vec![], 0, false, ms(1)).is_ok());
+    assert!(m.finish_fence(&six, vec![], 0, 0, false, ms(1)).is_ok());
     assert_eq!(
-        m.finish_fence(&five, vec![], 0, false, ms(1)).unwrap_err(),
+        m.finish_fence(&five, vec![], 0, 0, false, ms(1)).unwrap_err(),
         Refusal::Promised { promised: 6, asked: 5 }
     );
     assert_eq!(m.durable().promised, 6);

@@ -12,12 +12,14 @@ use crate::replication::rules::{LogView, MemberCore, Reconcile, reconcile};
 use crate::replication::server::view;
 use crate::simulation::Mutant;
 use crate::simulation::wire::{Address, Message};
-use crate::topology::message::{AssembleReply, AssembleRequest, DataState, Refusal, Reply};
+use crate::topology::message::{AssembleReply, AssembleRequest, DataState, Donor, Refusal, Reply};
 
 /// Chunks in one answer of a donor.
 const CHUNKS: usize = 8;
 /// What takes longer is given up.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// A copy that takes longer is answered with how far it is, and asked about again.
+const COPY_SLICE: Duration = Duration::from_millis(600);
 
 /// An ASSEMBLE under way.
 #[derive(Debug)]
@@ -47,8 +49,26 @@ impl Process {
         hands.send(to, Message::Reply { id, reply });
     }
 
+    /// What is under way comes to nothing.
+    pub(super) fn assembling_failed(&mut self, why: &str, hands: &mut Hands<'_>) {
+        if let Some(a) = self.assembling.take() {
+            self.refuse_assemble(a.caller, Refusal::Failed(why.into()), hands);
+        }
+    }
+
     pub(super) fn pull(&mut self, hands: &mut Hands<'_>) {
         let now = self.clock(hands.now);
+        let Some((caller, epoch, since)) = self.assembling.as_ref().map(|a| (a.caller, a.request.epoch, a.since))
+        else {
+            return;
+        };
+        if let Some((shard, staged, total)) = self.copied_for(epoch) {
+            if now > since + COPY_SLICE {
+                self.assembling = None;
+                self.refuse_assemble(caller, Refusal::Copying { shard: shard as u16, staged, total }, hands);
+            }
+            return;
+        }
         let Some(a) = &mut self.assembling else { return };
         if now > a.since + PATIENCE {
             self.assembling = None;
@@ -65,7 +85,7 @@ impl Process {
             return hands.after(time, Timer::Assembled);
         };
         let target = &a.request.targets[shard];
-        let donor = target.donor.address.rsplit(':').next().and_then(|n| n.parse().ok()).unwrap_or(usize::MAX);
+        let donor = ordinal_of(&target.donor);
         a.asked = Some((shard, now));
         let (epoch, to, target) = (a.request.epoch, target.donor.sid, target.tail);
         let (tail, epochs) = (shards[shard].tail(), shards[shard].epoch_table());
@@ -93,14 +113,23 @@ impl Process {
         if a.request.epoch != epoch || a.asked.is_none_or(|(asked, _)| asked != shard) {
             return;
         }
-        a.asked = None;
         let caller = a.caller;
+        let target = &a.request.targets[shard];
+        let (donor, copy) = ((ordinal_of(&target.donor), target.donor.sid), target.copy);
         let joined = result.and_then(|tail| self.core.check_assemble(epoch).map(|()| tail));
+        let before = self.shard(shard).tail();
         match joined.and_then(|(to, chunks)| self.take_tail(shard, to, &chunks, hands)) {
             Ok(()) => {
                 self.appended(hands);
-                self.pull(hands);
+                // What brought nothing new (memory is full, or it came twice) is asked for again in its own time.
+                if self.shard(shard).tail() != before
+                    && let Some(a) = &mut self.assembling
+                {
+                    a.asked = None;
+                    self.pull(hands);
+                }
             }
+            Err(Refusal::BelowFloor { .. }) if copy => self.copy_from_donor(epoch, shard, donor, hands),
             Err(refusal) => {
                 self.assembling = None;
                 self.refuse_assemble(caller, refusal, hands);
@@ -201,4 +230,8 @@ impl Process {
         }
         Ok((common.gsn.min(target.last.gsn), chunks))
     }
+}
+
+fn ordinal_of(donor: &Donor) -> usize {
+    donor.address.rsplit(':').next().and_then(|n| n.parse().ok()).unwrap_or(usize::MAX)
 }

@@ -1,5 +1,8 @@
 //! A full copy: the leader pins a snapshot and gives pieces of its files, the follower stages them and switches.
 //!
+//! So does a candidate with the donor of an ASSEMBLE whose log begins later than what it lacks; its own data stay in
+//! force until the switch.
+//!
 //! Asked for piece by piece, so that everything may be lost in between. What was staged before a restart or in an
 //! earlier epoch is found by the engine; a snapshot that was begun is gone on with if the leader still has it.
 
@@ -9,10 +12,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Hands, Process, RETRY};
-use crate::engine::{FullSync, SnapshotManifest};
+use crate::engine::{FullSync, Shard, SnapshotManifest, SnapshotPin};
 use crate::ident::Sid;
 use crate::position::Epoch;
 use crate::simulation::wire::{Address, Message};
+use crate::topology::message::Role;
 
 /// Bytes of a file in one message.
 const PART_BYTES: usize = 6000;
@@ -21,10 +25,13 @@ const PART_BYTES: usize = 6000;
 #[derive(Debug)]
 pub(super) struct Copying {
     shard: usize,
-    /// The stream that it belongs to.
+    /// The stream that it belongs to; a candidate's has a number of its own.
     nonce: u64,
     epoch: Epoch,
-    leader: usize,
+    /// Who gives it.
+    from: usize,
+    /// The donor of an ASSEMBLE; None: the leader.
+    donor: Option<Sid>,
     asked: Duration,
     taking: Option<Taking>,
 }
@@ -45,8 +52,48 @@ impl Process {
             return self.say_hello(hands);
         };
         let asked = self.clock(hands.now);
-        self.copying = Some(Copying { shard, nonce: self.stream, epoch, leader, asked, taking: None });
+        self.copying =
+            Some(Copying { shard, nonce: self.stream, epoch, from: leader, donor: None, asked, taking: None });
         self.ask_for_copy(hands);
+    }
+
+    /// Begins to copy a shard from the donor of an ASSEMBLE, unless that is under way.
+    pub(super) fn copy_from_donor(
+        &mut self,
+        epoch: Epoch,
+        shard: usize,
+        (from, donor): (usize, Sid),
+        hands: &mut Hands<'_>,
+    ) {
+        let donor = Some(donor);
+        if self.copying.as_ref().is_some_and(|c| (c.epoch, c.shard, c.donor) == (epoch, shard, donor)) {
+            return;
+        }
+        let (asked, nonce) = (self.clock(hands.now), hands.random.next());
+        self.copying = Some(Copying { shard, nonce, epoch, from, donor, asked, taking: None });
+        self.ask_for_copy(hands);
+    }
+
+    /// The epoch that a copy was for, as a candidate, is over.
+    pub(super) fn end_copy_from_donor(&mut self) {
+        self.copying.take_if(|copying| copying.donor.is_some());
+    }
+
+    /// The snapshot that a candidate copies is not kept any more: another one.
+    pub(super) fn pin_is_gone(&mut self, nonce: u64) {
+        if let Some(copying) = self.copying.as_mut().filter(|c| c.nonce == nonce && c.donor.is_some()) {
+            copying.taking = None;
+        }
+    }
+
+    /// Of a copy for an ASSEMBLE of `epoch`: the shard, bytes that are here, and all of them.
+    pub(super) fn copied_for(&self, epoch: Epoch) -> Option<(usize, u64, u64)> {
+        let copying = self.copying.as_ref().filter(|c| c.epoch == epoch && c.donor.is_some())?;
+        let files =
+            copying.taking.iter().flat_map(|taking| taking.files.iter().map(|(name, len)| (&taking.sync, name, len)));
+        let (staged, total) =
+            files.fold((0, 0), |(staged, total), (sync, name, len)| (staged + sync.have(name), total + len));
+        Some((copying.shard, staged, total))
     }
 
     /// Asks for what is missing next.
@@ -55,17 +102,17 @@ impl Process {
         let (sid, again) = (self.me(), hands.random.chance(700));
         let Some(copying) = &mut self.copying else { return };
         copying.asked = now;
-        let (nonce, epoch, shard) = (copying.nonce, copying.epoch, copying.shard);
+        let (nonce, epoch, shard, donor) = (copying.nonce, copying.epoch, copying.shard, copying.donor);
         let message = match &copying.taking {
-            None => Message::Pin { nonce, epoch, sid, shard, again },
+            None => Message::Pin { nonce, epoch, sid, donor, shard, again },
             Some(taking) => {
                 let missing = taking.files.iter().find(|(name, len)| taking.sync.have(name) < *len);
                 let Some((name, _)) = missing else { return self.finish_copy(hands) };
                 let offset = taking.sync.have(name);
-                Message::Ask { nonce, epoch, sid, shard, name: name.clone(), offset }
+                Message::Ask { nonce, epoch, sid, donor, shard, name: name.clone(), offset }
             }
         };
-        let to = Address::Member(copying.leader);
+        let to = Address::Member(copying.from);
         hands.send(to, message);
     }
 
@@ -73,16 +120,18 @@ impl Process {
         self.copying.as_ref().is_some_and(|copying| now >= copying.asked + RETRY)
     }
 
-    /// Whether the copy still belongs to the leader that is followed; asked for every piece.
+    /// Whether the copy still belongs to the leader that is followed, or to an ASSEMBLE that is not over; asked for every
+    /// piece (R6, R11).
     fn copy_is_of(&self, nonce: u64, shard: usize) -> bool {
-        self.copying.as_ref().is_some_and(|copying| {
-            copying.nonce == nonce
-                && copying.shard == shard
-                && self.stream == nonce
-                && self
-                    .leader_address()
-                    .is_some_and(|(_, epoch, sid)| epoch == copying.epoch && self.core.follows(epoch, sid))
-        })
+        self.copying.as_ref().filter(|copying| copying.nonce == nonce && copying.shard == shard).is_some_and(
+            |copying| {
+                if copying.donor.is_some() {
+                    return self.core.check_assemble(copying.epoch).is_ok();
+                }
+                let led = |(_, epoch, sid)| epoch == copying.epoch && self.core.follows(epoch, sid);
+                self.stream == nonce && self.leader_address().is_some_and(led)
+            },
+        )
     }
 
     pub(super) fn take_manifest(
@@ -95,8 +144,10 @@ impl Process {
         if !self.copy_is_of(nonce, shard) || self.copying.as_ref().is_some_and(|copying| copying.taking.is_some()) {
             return;
         }
-        // What is pinned is committed at the leader.
-        match self.shard(shard).clone().begin_full_sync(&manifest, manifest.g0.last.gsn) {
+        let assembles = self.copying.as_ref().is_some_and(|copying| copying.donor.is_some());
+        let begin = if assembles { Shard::begin_staged_copy } else { Shard::begin_full_sync };
+        // What is pinned is committed at whoever gives it.
+        match begin(self.shard(shard), &manifest, manifest.g0.last.gsn) {
             Ok(sync) => {
                 let files: Vec<_> = manifest.files.iter().map(|file| (file.name.clone(), file.len)).collect();
                 if files.iter().any(|(name, _)| sync.have(name) > 0) {
@@ -105,7 +156,9 @@ impl Process {
                 if let Some(copying) = &mut self.copying {
                     copying.taking = Some(Taking { sync, files });
                 }
-                self.targets[shard] = 0;
+                if !assembles {
+                    self.targets[shard] = 0;
+                }
                 self.ask_for_copy(hands);
             }
             Err(_) => {
@@ -141,26 +194,29 @@ impl Process {
     }
 
     fn finish_copy(&mut self, hands: &mut Hands<'_>) {
-        let Some(Copying { shard, nonce, taking: Some(taking), .. }) = self.copying.take() else { return };
-        debug_assert_eq!(nonce, self.stream);
-        match taking.sync.finish() {
-            Ok(tail) => {
-                hands.count("full copies finished");
+        let Some(Copying { shard, nonce, donor, taking: Some(taking), .. }) = self.copying.take() else { return };
+        debug_assert!(donor.is_some() || nonce == self.stream);
+        match (taking.sync.finish(), donor) {
+            (Ok(tail), _) => {
+                hands.count(if donor.is_some() { "shards copied by candidates" } else { "full copies finished" });
                 let data = self.shard(shard).clone();
                 hands.oracle.agrees(self.me(), shard, &data, tail.last.gsn);
-                self.next_copy(hands);
+                if donor.is_some() { self.pull(hands) } else { self.next_copy(hands) }
             }
-            Err(_) => {
+            (Err(_), _) => {
                 hands.count("full copies that were unsound");
                 self.end_copies(hands);
             }
         }
     }
 
-    /// Something broke: hello again.
+    /// Something broke: hello again, or the ASSEMBLE has failed.
     fn end_copies(&mut self, hands: &mut Hands<'_>) {
         self.copying = None;
         self.to_copy.clear();
+        if self.core.role() == Role::Assembling {
+            return self.assembling_failed("a shard could not be copied", hands);
+        }
         if self.failure().is_none() {
             // Not at once: what was in the way may take a while.
             self.hello = Some((hands.random.next(), self.clock(hands.now)));
@@ -170,18 +226,22 @@ impl Process {
 
     // --- the giving side ----------------------------------------------------------------------------------
 
+    /// Whether its data may be copied: as the leader's, or as those of a donor that promised `epoch`.
+    pub(super) fn may_give(&self, epoch: Epoch, donor: Option<Sid>) -> bool {
+        match donor {
+            None => self.core.leads(epoch),
+            Some(sid) => sid == self.me() && self.core.check_promise(epoch).is_ok(),
+        }
+    }
+
     pub(super) fn take_pin(
         &mut self,
         from: Address,
         nonce: u64,
-        epoch: Epoch,
         key: (Sid, usize),
         again: bool,
         hands: &mut Hands<'_>,
     ) {
-        if !self.core.leads(epoch) {
-            return;
-        }
         let kept = self.pins.get(&key).filter(|_| again).cloned();
         let pin = match kept {
             Some(pin) => pin,
@@ -203,18 +263,15 @@ impl Process {
         &mut self,
         from: Address,
         nonce: u64,
-        epoch: Epoch,
-        key: (Sid, usize),
+        shard: usize,
+        pin: Option<&SnapshotPin>,
         name: String,
         offset: u64,
         hands: &mut Hands<'_>,
     ) {
-        let read = match self.pins.get(&key).filter(|_| self.core.leads(epoch)) {
-            Some(pin) => pin.read(&name, offset, PART_BYTES).ok().filter(|bytes| !bytes.is_empty()),
-            None => None,
-        };
+        let read = pin.and_then(|pin| pin.read(&name, offset, PART_BYTES).ok()).filter(|bytes| !bytes.is_empty());
         match read {
-            Some(bytes) => hands.send(from, Message::Part { nonce, shard: key.1, name, offset, bytes }),
+            Some(bytes) => hands.send(from, Message::Part { nonce, shard, name, offset, bytes }),
             None => hands.send(from, Message::Closed { nonce }),
         }
     }

@@ -366,6 +366,7 @@ impl Process {
                 self.ack(from, (sid, epoch, nonce), &durable, &applied, hands);
             }
             Message::Closed { nonce } => {
+                self.pin_is_gone(nonce);
                 if nonce == self.stream {
                     self.stream_broke(hands);
                 }
@@ -397,12 +398,15 @@ impl Process {
                 hands.send(from, Message::Tail { epoch, shard, result });
             }
             Message::Tail { epoch, shard, result } => self.tail(epoch, shard, result, hands),
-            Message::Pin { nonce, epoch, sid, shard, again } => {
-                self.take_pin(from, nonce, epoch, (sid, shard), again, hands)
+            Message::Pin { nonce, epoch, sid, donor, shard, again } => {
+                if self.may_give(epoch, donor) {
+                    self.take_pin(from, nonce, (sid, shard), again, hands);
+                }
             }
             Message::Manifest { nonce, shard, manifest } => self.take_manifest(nonce, shard, *manifest, hands),
-            Message::Ask { nonce, epoch, sid, shard, name, offset } => {
-                self.take_ask(from, nonce, epoch, (sid, shard), name, offset, hands);
+            Message::Ask { nonce, epoch, sid, donor, shard, name, offset } => {
+                let pin = self.pins.get(&(sid, shard)).filter(|_| self.may_give(epoch, donor)).cloned();
+                self.take_ask(from, nonce, shard, pin.as_deref(), name, offset, hands);
             }
             Message::Part { nonce, shard, name, offset, bytes } => {
                 self.take_part(nonce, shard, &name, offset, &bytes, hands);

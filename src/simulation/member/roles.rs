@@ -125,6 +125,7 @@ impl Process {
                     // The reply tells how far back the log reaches: that stays true while the epoch is made.
                     self.engine.set_now(self.clock(hands.now));
                     self.engine.hold_log_floor(FLOOR_HELD);
+                    self.end_copy_from_donor();
                     // A fenced leader tells the time it counted: what expired by it must stay expired.
                     self.known_time_ms = self.known_time_ms.max(self.shard_time_ms(hands));
                     self.leave(&step.role, hands);
@@ -203,11 +204,7 @@ impl Process {
     fn init(&mut self, step: &InitStep) -> Result<Reply, Refusal> {
         if !step.already {
             self.persist(&step.started).map_err(|e| failed(&e))?;
-            for shard in self.engine.shards() {
-                if shard.state() == ShardState::Blank {
-                    shard.set_state(ShardState::Ready).map_err(|e| failed(&e))?;
-                }
-            }
+            self.engine.turn(&ShardState::Blank, &ShardState::Ready).map_err(|e| failed(&e))?;
             let mut both = step.started.clone();
             both.init = step.done.init;
             self.persist(&both).map_err(|e| failed(&e))?;
@@ -222,7 +219,7 @@ impl Process {
         }
         let reports = self.shard_reports();
         let now = self.clock(hands.now);
-        let mut reply = self.core.finish_fence(step, reports, self.known_time_ms, drained, now)?;
+        let mut reply = self.core.finish_fence(step, reports, self.known_time_ms, hands.wall_ms, drained, now)?;
         if hands.mutant == Some(Mutant::RestartedLeaderIsAQuorum) {
             reply.standing.live_led = reply.standing.led;
         }
@@ -236,11 +233,8 @@ impl Process {
             return Ok(Reply::Done(StandingReply { standing }));
         }
         self.persist(&step.change).map_err(|e| failed(&e))?;
-        for shard in self.engine.shards() {
-            if shard.state() == ShardState::Amnesic {
-                hands.count("amnesic shards made whole by a promotion");
-                shard.set_state(ShardState::Ready).map_err(|e| failed(&e))?;
-            }
+        for _ in 0..self.engine.turn(&ShardState::Amnesic, &ShardState::Ready).map_err(|e| failed(&e))? {
+            hands.count("amnesic shards made whole by a promotion");
         }
         let standing = self.core.finish_promote(step, now)?;
         self.begin_term(commits, hands)?;
@@ -276,7 +270,7 @@ impl Process {
                 }
             }
         }
-        self.engine.release_log_floor();
+        self.engine.epoch_has_its_leader();
         self.count_own(hands);
         self.appended(hands);
         self.run_commits(hands);
@@ -295,14 +289,11 @@ impl Process {
 
     fn follow(&mut self, step: FollowStep, hands: &mut Hands<'_>) -> Result<Reply, Refusal> {
         self.persist(&step.change).map_err(|e| failed(&e))?;
-        for shard in self.engine.shards() {
-            if shard.state() == ShardState::Blank {
-                shard.set_state(ShardState::Syncing).map_err(|e| failed(&e))?;
-            }
-        }
+        self.engine.turn(&ShardState::Blank, &ShardState::Syncing).map_err(|e| failed(&e))?;
+        self.end_copy_from_donor();
         let before = self.core.following().cloned();
         let standing = self.core.finish_follow(step)?;
-        self.engine.release_log_floor();
+        self.engine.epoch_has_its_leader();
         if before.as_ref() != self.core.following() {
             self.followed_since = self.clock(hands.now);
             self.leader_gone = false;

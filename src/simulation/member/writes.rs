@@ -86,7 +86,7 @@ impl Process {
     /// Shard time, as a leader tells it.
     pub(super) fn shard_time_ms(&self, hands: &Hands<'_>) -> u64 {
         match &self.term {
-            Some(term) => term.shard_time.lock().at(self.clock(hands.now), hands.wall_ms),
+            Some(term) => term.shard_time.lock().at(self.clock(hands.now)),
             None => self.known_time_ms,
         }
     }

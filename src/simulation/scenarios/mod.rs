@@ -1,6 +1,7 @@
 //! Decisions in a world where only what the test does goes wrong: one scenario a test.
 
 mod changes;
+mod copied;
 mod damage;
 mod failover;
 mod lost_register;

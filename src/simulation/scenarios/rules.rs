@@ -420,7 +420,7 @@ fn a_leader_with_a_lease_is_taken_for_gone(mutant: Option<Mutant>) -> (World, u6
     let (look, epoch) = begun.expect("it can be read");
     let answered = process.read_ends(epoch, now);
     if answered {
-        w.oracle.read(w.places[old].sid, &look, &required);
+        w.oracle.read(w.places[old].sid, &look, &required, w.now);
     }
     (w, op, answered)
 }

@@ -14,9 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::choose::{
-    Answer, Choice, Fitness, NoChoice, Question, ReadQuorum, at_targets, choose, read_quorum, wait_for_leases,
+    Answer, Choice, Fitness, NoChoice, Question, ReadQuorum, at_targets, choose, read_quorum, shard_time,
+    wait_for_leases,
 };
 use super::{Call, Controller};
+use crate::api::quantity;
 use crate::ident::{AttemptId, Sid};
 use crate::position::{Epoch, LogTail};
 use crate::replication::rules::Figures;
@@ -188,6 +190,10 @@ struct Fencing {
     refused: BTreeMap<Sid, String>,
     /// Could not assemble in this attempt.
     excluded: BTreeSet<Sid>,
+    /// Those of them that lack what is no longer in a donor's log.
+    gapped: BTreeSet<Sid>,
+    /// Nobody can lead without one: whole shards are copied.
+    copy: bool,
     /// Whom those could not fetch from.
     poor_donors: BTreeSet<Sid>,
     /// Whose entries are done without: R others have answered.
@@ -203,9 +209,23 @@ struct Assembling {
     fencing: Fencing,
     choice: Choice,
     asked: BTreeMap<Sid, Asked>,
-    failures: BTreeMap<Sid, (u32, String)>,
+    failures: BTreeMap<Sid, Failure>,
     done: BTreeSet<Sid>,
+    /// Bytes that copies have brought, and of how many, by shard.
+    copied: BTreeMap<(Sid, u16), (u64, u64)>,
+    /// A voter that had not answered FENCE has while shards are copied: it may be a better choice.
+    better: bool,
     deadline: Duration,
+}
+
+/// What went wrong with a member's ASSEMBLE.
+#[derive(Debug, Default)]
+struct Failure {
+    /// Weighed: at [`ASSEMBLE_TRIES`] it is passed over.
+    tries: u32,
+    why: String,
+    /// It lacks what is no longer in the donor's log.
+    gapped: bool,
 }
 
 #[derive(Debug)]
@@ -240,6 +260,14 @@ enum Attempt {
 }
 
 impl Change {
+    /// For the picture: how far the copies of shards are that it waits for.
+    pub(super) fn copying(&self) -> Option<String> {
+        match &self.step {
+            Step::Assembling(assembling) => assembling.copying(),
+            _ => None,
+        }
+    }
+
     /// For the picture.
     pub(super) fn step_name(&self) -> &'static str {
         match self.step {
@@ -383,28 +411,7 @@ impl Controller {
                 && !f.refused.contains_key(sid)
                 && !matches!(f.asked.get(sid), Some(Asked::Failed { .. }))
         });
-        for (&sid, name) in &names {
-            if f.answers.contains_key(&sid)
-                || f.refused.contains_key(&sid)
-                || f.first.is_some_and(|(first, _)| first != sid)
-            {
-                continue;
-            }
-            match f.asked.get(&sid) {
-                Some(Asked::UnderWay(_)) => continue,
-                Some(Asked::Failed { again }) if now < *again => {
-                    self.wake(*again);
-                    continue;
-                }
-                _ => {}
-            }
-            let drain = f.first.map(|_| DRAIN);
-            let request = FenceRequest { envelope: self.envelope(change, sid), epoch: change.epoch, drain };
-            let timeout = if drain.is_some() { DRAIN + DRAIN_ANSWER } else { FENCE_TIMEOUT };
-            let call = Call::Fence { attempt: change.attempt, sid };
-            let id = self.send(name.clone(), timeout, Request::Fence(request), call);
-            f.asked.insert(sid, Asked::UnderWay(id));
-        }
+        self.ask_to_promise(change, f, &names);
         if let Some((_, until)) = f.first {
             self.wake(until);
             return Progress::Wait;
@@ -480,6 +487,18 @@ impl Controller {
                         f.excluded.clear();
                         return self.fencing(change, f);
                     }
+                    if !f.copy && !f.gapped.is_empty() && live_leader(change, f).is_none() {
+                        self.tell(
+                            Severity::Warning,
+                            "AssembleCopies",
+                            "no member can have what it lacks from the others' logs: whole shards are copied, and no \
+                             write is taken until that is done"
+                                .into(),
+                        );
+                        f.copy = true;
+                        f.excluded.retain(|sid| !f.gapped.contains(sid));
+                        return self.fencing(change, f);
+                    }
                     obstacle = why;
                 }
                 Err(NoChoice::Diverged(why)) => {
@@ -495,6 +514,32 @@ impl Controller {
         }
         self.wake(f.deadline);
         Progress::Wait
+    }
+
+    /// FENCE to everyone who has not answered.
+    fn ask_to_promise(&mut self, change: &Change, f: &mut Fencing, names: &BTreeMap<Sid, MemberName>) {
+        for (&sid, name) in names {
+            if f.answers.contains_key(&sid)
+                || f.refused.contains_key(&sid)
+                || f.first.is_some_and(|(first, _)| first != sid)
+            {
+                continue;
+            }
+            match f.asked.get(&sid) {
+                Some(Asked::UnderWay(_)) => continue,
+                Some(Asked::Failed { again }) if self.now < *again => {
+                    self.wake(*again);
+                    continue;
+                }
+                _ => {}
+            }
+            let drain = f.first.map(|_| DRAIN);
+            let request = FenceRequest { envelope: self.envelope(change, sid), epoch: change.epoch, drain };
+            let timeout = if drain.is_some() { DRAIN + DRAIN_ANSWER } else { FENCE_TIMEOUT };
+            let call = Call::Fence { attempt: change.attempt, sid };
+            let id = self.send(name.clone(), timeout, Request::Fence(request), call);
+            f.asked.insert(sid, Asked::UnderWay(id));
+        }
     }
 
     /// Answers that show an older state of a volume than others know of count for nothing, now and later.
@@ -529,6 +574,8 @@ impl Controller {
             asked: BTreeMap::new(),
             failures: BTreeMap::new(),
             done,
+            copied: BTreeMap::new(),
+            better: false,
             deadline: self.now + ASSEMBLE_DEADLINE,
         })
     }
@@ -571,18 +618,33 @@ impl Controller {
             self.register.doubt();
             return Progress::Abandon(format!("epoch {epoch} was promised meanwhile"), true);
         }
-        let hopeless = a.failures.iter().find(|(_, (failures, _))| *failures >= ASSEMBLE_TRIES);
-        if let Some((&sid, (_, why))) = hopeless {
-            self.tell(Severity::Warning, "AssembleFailed", format!("{} is passed over: {why}", self.name_of(sid)));
+        let hopeless = a.failures.iter().find(|(_, failure)| failure.tries >= ASSEMBLE_TRIES);
+        if let Some((&sid, failure)) = hopeless {
+            let text = format!("{} is passed over: {}", self.name_of(sid), failure.why);
+            self.tell(Severity::Warning, "AssembleFailed", text);
             self.cooling.insert(sid, now + COOL_DOWN);
             let mut fencing = std::mem::take(&mut a.fencing);
             fencing.excluded.insert(sid);
+            if failure.gapped {
+                fencing.gapped.insert(sid);
+            }
             fencing.poor_donors.extend(a.choice.targets.iter().map(|t| t.donor).filter(|&donor| donor != sid));
             fencing.deadline = now + WISHED;
             return Progress::Next(Box::new(Step::Fencing(fencing)));
         }
         if now >= a.deadline {
             return Progress::Abandon("the missing entries did not arrive in time".into(), false);
+        }
+        if a.fencing.copy {
+            if std::mem::take(&mut a.better) {
+                let mut fencing = std::mem::take(&mut a.fencing);
+                fencing.copy = false;
+                fencing.excluded.clear();
+                (fencing.quorum_at, fencing.deadline) = (None, now + FENCE_DEADLINE);
+                return Progress::Next(Box::new(Step::Fencing(fencing)));
+            }
+            let names = self.reachable_names(change);
+            self.ask_to_promise(change, &mut a.fencing, &names);
         }
         let missing: Vec<Sid> = a.choice.assemble.iter().copied().filter(|sid| !a.done.contains(sid)).collect();
         if missing.is_empty() {
@@ -602,7 +664,11 @@ impl Controller {
                 .choice
                 .targets
                 .iter()
-                .map(|t| ShardTarget { tail: t.tail, donor: self.donor(&change.allocated, t.donor) })
+                .map(|t| ShardTarget {
+                    tail: t.tail,
+                    donor: self.donor(&change.allocated, t.donor),
+                    copy: a.fencing.copy,
+                })
                 .collect();
             let request = AssembleRequest { envelope: self.envelope(change, sid), epoch: change.epoch, targets };
             let name = a.fencing.answers[&sid].name.clone();
@@ -688,7 +754,7 @@ impl Controller {
                 change.allocated.last_leading,
                 now,
             ),
-            shard_time_ms: p.chosen.answers.values().map(|a| a.reply.shard_time_ms).max().unwrap_or(0),
+            shard_time_ms: shard_time(&p.chosen.answers, &change.allocated.voters, now),
             members: members.filter(|&&sid| sid != leader).map(|&sid| self.donor(&register, sid)).collect(),
         };
         let name = p.chosen.answers[&leader].name.clone();
@@ -725,23 +791,15 @@ impl Controller {
         };
         match &mut change.step {
             Step::Fencing(f) => {
-                if !matches!(f.asked.get(&sid), Some(Asked::UnderWay(asked)) if *asked == id) {
+                if !f.asked_with(id, sid) {
                     return;
                 }
-                f.asked.remove(&sid);
                 f.overtaken = f.overtaken.max(promised);
-                match result.map(|reply| *reply) {
-                    Ok(Reply::Fenced(reply)) if trusted && reply.standing.sid == sid => {
-                        f.answers.insert(sid, Answer { name, reply, at: now });
-                    }
-                    Ok(Reply::Refused(why, _)) => {
-                        f.refused.insert(sid, format!("{name}: {why}"));
-                    }
-                    // Of a process that was seen to have ended, or of a copy of the storage: void, asked again.
-                    Ok(_) | Err(_) => {
-                        f.asked.insert(sid, Asked::Failed { again: now + AGAIN });
-                    }
-                }
+                f.take(sid, name, result, trusted, now);
+            }
+            Step::Assembling(a) if a.fencing.copy && a.fencing.asked_with(id, sid) => {
+                a.fencing.overtaken = a.fencing.overtaken.max(promised);
+                a.better |= a.fencing.take(sid, name, result, trusted, now);
             }
             Step::Assembling(a) => {
                 if !matches!(a.asked.get(&sid), Some(Asked::UnderWay(asked)) if *asked == id) {
@@ -757,14 +815,22 @@ impl Controller {
                             a.done.insert(sid);
                             return;
                         }
-                        (ASSEMBLE_TRIES, "its logs did not become what was asked for".to_owned())
+                        (ASSEMBLE_TRIES, "its logs did not become what was asked for".to_owned(), false)
                     }
-                    Ok(Reply::Refused(Refusal::Failed(why), _)) | Err(why) => (1, why),
-                    Ok(Reply::Refused(why, _)) => (ASSEMBLE_TRIES, why.to_string()),
-                    Ok(_) => (ASSEMBLE_TRIES, "it gave another answer than asked for".to_owned()),
+                    Ok(Reply::Refused(Refusal::Copying { shard, staged, total }, _)) if a.fencing.copy => {
+                        a.copies_on(sid, shard, (staged, total), now);
+                        return;
+                    }
+                    Ok(Reply::Refused(Refusal::Failed(why), _)) | Err(why) => (1, why, false),
+                    Ok(Reply::Refused(why, _)) => (
+                        ASSEMBLE_TRIES,
+                        why.to_string(),
+                        matches!(why, Refusal::BelowFloor { .. } | Refusal::Copying { .. }),
+                    ),
+                    Ok(_) => (ASSEMBLE_TRIES, "it gave another answer than asked for".to_owned(), false),
                 };
-                let entry = a.failures.entry(sid).or_insert((0, String::new()));
-                *entry = (entry.0 + failed.0, failed.1);
+                let failure = a.failures.entry(sid).or_default();
+                *failure = Failure { tries: failure.tries + failed.0, why: failed.1, gapped: failed.2 };
             }
             Step::Promoting(p) => {
                 if !matches!(p.asked, Some(Asked::UnderWay(asked)) if asked == id) {
@@ -898,6 +964,8 @@ impl Fencing {
             answers: BTreeMap::new(),
             refused: BTreeMap::new(),
             excluded: BTreeSet::new(),
+            gapped: BTreeSet::new(),
+            copy: false,
             poor_donors: BTreeSet::new(),
             ignored: BTreeSet::new(),
             overtaken: None,
@@ -905,6 +973,64 @@ impl Fencing {
             deadline: first.map_or(now, |(_, until)| until) + FENCE_DEADLINE,
         }
     }
+}
+
+impl Fencing {
+    /// Whether FENCE was sent to `sid` with this call, and no later one.
+    fn asked_with(&self, call: u64, sid: Sid) -> bool {
+        matches!(self.asked.get(&sid), Some(Asked::UnderWay(asked)) if *asked == call)
+    }
+
+    /// An answer to FENCE; whether it is a promise.
+    fn take(
+        &mut self,
+        sid: Sid,
+        name: MemberName,
+        result: Result<Box<Reply>, String>,
+        trusted: bool,
+        now: Duration,
+    ) -> bool {
+        self.asked.remove(&sid);
+        match result.map(|reply| *reply) {
+            Ok(Reply::Fenced(reply)) if trusted && reply.standing.sid == sid => {
+                self.answers.insert(sid, Answer { name, reply, at: now });
+                return true;
+            }
+            Ok(Reply::Refused(why, _)) => {
+                self.refused.insert(sid, format!("{name}: {why}"));
+            }
+            // Of a process that was seen to have ended, or of a copy of the storage: void, asked again.
+            Ok(_) | Err(_) => {
+                self.asked.insert(sid, Asked::Failed { again: now + AGAIN });
+            }
+        }
+        false
+    }
+}
+
+impl Assembling {
+    /// A member says how much of a copy it has. As long as it has more every time, the attempt goes on.
+    fn copies_on(&mut self, sid: Sid, shard: u16, copied: (u64, u64), now: Duration) {
+        self.asked.remove(&sid);
+        if self.copied.insert((sid, shard), copied).is_none_or(|before| before != copied) {
+            self.failures.remove(&sid);
+            self.deadline = now + ASSEMBLE_DEADLINE;
+        }
+    }
+
+    /// For the picture: how far the copies are.
+    fn copying(&self) -> Option<String> {
+        let told = |(&(_, shard), &(staged, total)): (&(Sid, u16), &(u64, u64))| {
+            format!("shard {shard}: {} of {}", quantity::format(staged), quantity::format(total))
+        };
+        (!self.copied.is_empty()).then(|| self.copied.iter().map(told).collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// The leader of the last decided epoch, if it is among those that answered: it has everything, and leads again.
+fn live_leader(change: &Change, f: &Fencing) -> Option<Sid> {
+    let last = change.allocated.last_leading?;
+    f.answers.get(&last.sid).is_some_and(|a| a.reply.standing.live_led == last.epoch).then_some(last.sid)
 }
 
 fn standing_of(reply: &Reply) -> &crate::topology::message::Standing {

@@ -1,8 +1,9 @@
 //! TARGET and CHOOSE of a `ChangeEpoch`: from the answers to FENCE to who leads and who assembles what.
 //!
 //! Pure functions of the answers. TARGET: per shard, the largest (epoch, gsn) among the valid answers (R7). CHOOSE:
-//! a member of the next configuration that misses least and can get it from logs; when voters or W change,
-//! W' of the next configuration must have it all before the register says so.
+//! a member of the next configuration that misses least and can get it from logs (if there is none, it copies the
+//! shards it lacks too much of); when voters or W change, W' of the next configuration must have it all before the
+//! register says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use super::members::{may_vote, may_vote_with_all};
 use crate::ident::Sid;
 use crate::position::{Epoch, LogTail};
 use crate::replication::rules::lease_wait;
+use crate::replication::shard_time::Median;
 use crate::topology::message::{DataState, FenceReply, MemberName};
 use crate::topology::register::Leading;
 
@@ -83,6 +85,17 @@ pub(crate) fn wait_for_leases(
         return left(a);
     }
     answers.iter().filter(|(sid, _)| voters.contains(sid)).map(|(_, a)| left(a)).max().unwrap_or_default()
+}
+
+/// Where shard time goes on, unix milliseconds: from the largest that any of them knows, or, if that is longer ago, from
+/// the median of the voters' wall clocks, if a majority told theirs. Voters that were all restarted remember the time of
+/// their logs' last entry.
+pub(crate) fn shard_time(answers: &BTreeMap<Sid, Answer>, voters: &[Sid], now: Duration) -> u64 {
+    let known = answers.values().map(|a| a.reply.shard_time_ms).max().unwrap_or(0);
+    let of_voters = answers.iter().filter(|(sid, a)| voters.contains(sid) && a.reply.wall_ms != 0);
+    let age = |a: &Answer| u64::try_from(now.saturating_sub(a.at).as_millis()).unwrap_or(0);
+    let walls = of_voters.map(|(_, a)| a.reply.wall_ms.saturating_add(age(a))).collect();
+    known.max(Median::of(walls, voters.len()).map_or(0, |median| median.low_ms))
 }
 
 /// What speaks for or against a member as leader, besides its log.
@@ -197,9 +210,9 @@ fn targets(answers: &BTreeMap<Sid, Answer>, question: &Question<'_>) -> Result<V
     Ok(targets)
 }
 
-/// What `answer` lacks, in entries; the flag: whether its logs are surely joinable with the donors'.
-fn missing(answer: &Answer, targets: &[Target], answers: &BTreeMap<Sid, Answer>) -> (bool, u64) {
-    let mut sure = true;
+/// What `answer` lacks: on how many shards its log is not surely joinable with the donor's, and how many entries.
+fn missing(answer: &Answer, targets: &[Target], answers: &BTreeMap<Sid, Answer>) -> (usize, u64) {
+    let mut gaps = 0;
     let mut entries = 0;
     for (shard, (have, target)) in answer.reply.shards.iter().zip(targets).enumerate() {
         if have.tail == target.tail {
@@ -209,9 +222,9 @@ fn missing(answer: &Answer, targets: &[Target], answers: &BTreeMap<Sid, Answer>)
         let common = if have.tail.last.epoch == target.tail.last.epoch { have.tail.last.gsn } else { have.commit };
         entries += target.tail.last.gsn.saturating_sub(common).max(1);
         let floor = answers[&target.donor].reply.shards[shard].log_floor;
-        sure &= common + 1 >= floor;
+        gaps += usize::from(common + 1 < floor);
     }
-    (sure, entries)
+    (gaps, entries)
 }
 
 /// Whether its logs are exactly at the targets.
@@ -224,31 +237,31 @@ pub(crate) fn at_targets(answer: &Answer, targets: &[Target]) -> bool {
 pub(crate) fn choose(answers: &BTreeMap<Sid, Answer>, question: &Question<'_>) -> Result<Choice, NoChoice> {
     let q = question;
     let targets = targets(answers, q)?;
-    let mut able: Vec<(Sid, &Answer, bool, u64)> = answers
+    let mut able: Vec<(Sid, &Answer, usize, u64)> = answers
         .iter()
         .filter(|(sid, a)| {
             q.next.contains(sid) && !q.excluded.contains(sid) && q.counts(a) && a.reply.shards.len() == targets.len()
         })
         .map(|(&sid, a)| {
-            let (sure, entries) = missing(a, &targets, answers);
-            (sid, a, sure, entries)
+            let (gaps, entries) = missing(a, &targets, answers);
+            (sid, a, gaps, entries)
         })
         .collect();
     let fitness = |sid: Sid| q.fitness.get(&sid).copied().unwrap_or_default();
     let leader = able
         .iter()
         .filter(|(sid, ..)| q.only.is_none_or(|only| only == *sid))
-        .min_by_key(|&&(sid, answer, sure, entries)| {
+        .min_by_key(|&&(sid, answer, gaps, entries)| {
             let f = fitness(sid);
             let damaged = answer.reply.shards.iter().any(|s| s.state != DataState::Ready);
             let unwished =
                 (q.want.is_some_and(|want| want != sid), q.avoid == Some(sid), q.keep.is_some_and(|keep| keep != sid));
-            (damaged, unwished, f.leaving, f.disk_full, !sure, f.cooling, entries, f.ordinal, sid)
+            (damaged, gaps, unwished, f.leaving, f.disk_full, f.cooling, entries, f.ordinal, sid)
         })
         .map(|&(sid, ..)| sid)
         .ok_or_else(|| NoChoice::Few("no member that may lead has answered".into()))?;
     able.retain(|&(sid, ..)| sid != leader);
-    able.sort_by_key(|&(sid, _, sure, entries)| (!sure, entries, sid));
+    able.sort_by_key(|&(sid, _, gaps, entries)| (gaps, entries, sid));
     let others = q.assembled.saturating_sub(1);
     if able.len() < others {
         return Err(NoChoice::Few(format!(

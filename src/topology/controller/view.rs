@@ -45,6 +45,7 @@ impl Controller {
             change: self.change.as_ref().map(|c| ChangeView {
                 reason: c.plan.kind.name(),
                 step: c.step_name(),
+                copying: c.copying(),
                 epoch: c.epoch,
                 age: self.change_age(c, now),
             }),

@@ -1,5 +1,6 @@
 //! A full copy into a shard that is blank, that has data of its own, or that is quarantined: until the switch the old
-//! data is there, after it the new, and what a quarantine found unsound is set aside and never lost on the way.
+//! data is there, after it the new, and what a quarantine found unsound is set aside and never lost on the way. A copy
+//! beside data that is kept leaves them as sound as they were at every moment.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -29,6 +30,8 @@ enum Step {
 struct Stage {
     /// The state before.
     before: ShardState,
+    /// It is kept until the switch.
+    beside: bool,
     /// What the shard held before, if it is sound.
     old: (LogTail, Contents),
     /// Files that are to be set aside.
@@ -89,7 +92,7 @@ fn donor(seed: u64) -> Arc<Engine> {
 pub(super) fn blank(seed: u64) -> Vec<Boundary> {
     let disk = CrashDisk::new();
     open(&disk, DIR);
-    record(seed, disk)
+    record(seed, disk, false)
 }
 
 /// A taker with some data of its own, the last of it not committed.
@@ -110,13 +113,17 @@ fn with_data(seed: u64) -> CrashDisk {
 }
 
 pub(super) fn replaced(seed: u64) -> Vec<Boundary> {
-    record(seed, with_data(seed))
+    record(seed, with_data(seed), false)
+}
+
+pub(super) fn beside(seed: u64) -> Vec<Boundary> {
+    record(seed, with_data(seed), true)
 }
 
 pub(super) fn rebuilt(seed: u64) -> Vec<Boundary> {
     let disk = with_data(seed);
     disk.rot(&Path::new(SHARD).join("0000000001.seg"), 1000 + seed * 64, &[0xff; 8]).expect("rotten");
-    record(seed, disk)
+    record(seed, disk, false)
 }
 
 /// What there is with a name, wherever a quarantine has it.
@@ -133,7 +140,7 @@ fn read(disk: &CrashDisk, path: &Path) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-fn record(seed: u64, disk: CrashDisk) -> Vec<Boundary> {
+fn record(seed: u64, disk: CrashDisk, beside: bool) -> Vec<Boundary> {
     let donor = donor(seed);
     let pin = donor.shards()[0].pin_snapshot().expect("pinned");
     let taker = open(&disk, DIR);
@@ -155,7 +162,7 @@ fn record(seed: u64, disk: CrashDisk) -> Vec<Boundary> {
         }
     };
     let new = contents(&donor.shards()[0]);
-    let stage = Arc::new(Stage { before, old, unsound, donor, pin, new });
+    let stage = Arc::new(Stage { before, beside, old, unsound, donor, pin, new });
     let step = Arc::new(Mutex::new(Step::None));
     let recording = Recording::default();
     let (seen, known) = (step.clone(), stage.clone());
@@ -172,7 +179,8 @@ fn rebuild(stage: &Stage, taker: &Engine, reached: impl Fn(Step)) {
     let shard = &taker.shards()[0];
     let manifest = stage.pin.manifest();
     let mut attempts = 0;
-    let mut sync = shard.begin_full_sync(manifest, manifest.g0.last.gsn).expect("begun");
+    let begin = if stage.beside { Shard::begin_staged_copy } else { Shard::begin_full_sync };
+    let mut sync = begin(shard, manifest, manifest.g0.last.gsn).expect("begun");
     reached(Step::Begun);
     'again: loop {
         attempts += 1;
@@ -191,7 +199,9 @@ fn rebuild(stage: &Stage, taker: &Engine, reached: impl Fn(Step)) {
     }
     assert_eq!(sync.finish().expect("in place"), manifest.g0);
     reached(Step::Installed);
-    shard.set_state(ShardState::Ready).expect("ready");
+    if !stage.beside {
+        shard.set_state(ShardState::Ready).expect("ready");
+    }
     reached(Step::Ready);
 }
 
@@ -243,6 +253,7 @@ impl Expected for Copy {
         let was = std::mem::discriminant(&state) == std::mem::discriminant(&stage.before);
         let new = shard.tail() == stage.pin.manifest().g0;
         let told = match self.step {
+            _ if stage.beside => state == ShardState::Ready && (new || self.step <= Step::Begun),
             Step::None => !new && (was || state == ShardState::Syncing),
             Step::Begun => state == ShardState::Syncing,
             Step::Installed => new && matches!(state, ShardState::Syncing | ShardState::Ready),

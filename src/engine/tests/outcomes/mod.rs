@@ -29,11 +29,12 @@ use crate::disk::CrashDisk;
 /// A workload, recorded with a seed.
 type Workload = (&'static str, fn(u64) -> Vec<Boundary>);
 
-const WORKLOADS: [Workload; 6] = [
+const WORKLOADS: [Workload; 7] = [
     ("history", histories::disk),
     ("relaxed", histories::os),
     ("copy", copies::blank),
     ("replace", copies::replaced),
+    ("beside", copies::beside),
     ("rebuild", copies::rebuilt),
     ("identity", identity::record),
 ];

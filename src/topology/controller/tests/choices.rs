@@ -41,6 +41,7 @@ fn answer(sid: u128, shards: &[(u64, u64, u64, u64)]) -> (Sid, Answer) {
         shards,
         lease_remaining: Duration::ZERO,
         shard_time_ms: 0,
+        wall_ms: 0,
         drained: false,
         figures: vec![],
     };
