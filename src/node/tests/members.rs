@@ -173,6 +173,19 @@ impl Group {
         self.ask(i, Request::Follow(request)).await
     }
 
+    /// ASSEMBLE, asked again while a copy is under way.
+    async fn assemble(&self, candidate: usize, tail: LogTail, donor: usize, copy: bool) -> Reply {
+        loop {
+            let target = ShardTarget { tail, donor: self.donor(donor), copy };
+            let (envelope, epoch) = (self.envelope(candidate), self.epoch);
+            let request = AssembleRequest { envelope, epoch, targets: vec![target] };
+            match self.ask(candidate, Request::Assemble(request)).await {
+                Reply::Refused(Refusal::Copying { .. }, _) => {}
+                reply => return reply,
+            }
+        }
+    }
+
     /// One epoch after the other: FENCE `reached`, ASSEMBLE and PROMOTE `candidate`, FOLLOW the rest.
     pub(super) async fn change(
         &mut self,
@@ -195,9 +208,7 @@ impl Group {
             shard_time_ms = shard_time_ms.max(reply.shard_time_ms);
         }
         let (tail, donor) = best.expect("someone was fenced");
-        let target = ShardTarget { tail, donor: self.donor(donor), copy: false };
-        let request = AssembleRequest { envelope: self.envelope(candidate), epoch: self.epoch, targets: vec![target] };
-        let reply = self.ask(candidate, Request::Assemble(request)).await;
+        let reply = self.assemble(candidate, tail, donor, true).await;
         assert!(matches!(reply, Reply::Assembled(_)), "{reply:?}");
         let request = PromoteRequest {
             envelope: self.envelope(candidate),
@@ -357,25 +368,67 @@ async fn blank_storage_joins_as_a_learner_and_becomes_whole_by_the_log() {
     group.all_stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_copy_goes_on_with_what_an_earlier_process_has_staged() {
-    // Hardly any log is kept: a blank member finds its beginning gone.
+/// Members that hardly keep any log: who was away finds its beginning gone.
+async fn forgetful(members: usize) -> Group {
     let retention = Retention { min_bytes: 0, min_age: Duration::ZERO, max_bytes: Some(1 << 20) };
     let secret = PeerSecret::new("a-secret-of-the-tests").expect("sound");
-    let mut group = Group::of(4, secret.into(), retention).await;
-    group.bootstrap_of(3, 0).await;
-    group.serves(0).await;
+    Group::of(members, secret.into(), retention).await
+}
+
+/// Six megabytes, until old log goes at `donor`.
+async fn write_much(group: &Group, leader: usize, donor: usize) -> LogPosition {
     let mut at = LogPosition::ZERO;
     for n in 0..60 {
-        at = group.put(0, &format!("k{n}"), &"x".repeat(100_000)).await;
+        at = group.put(leader, &format!("k{n}"), &"x".repeat(100_000)).await;
     }
-    let donor = group.member(0).engine().shards()[0].clone();
+    group.shows(donor, at).await;
+    let shard = group.member(donor).engine().shards()[0].clone();
     let floor_rises = async {
-        while donor.log_segments().len() > 1 {
+        while shard.log_segments().len() > 1 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     tokio::time::timeout(PATIENCE, floor_rises).await.expect("old log goes");
+    at
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_candidate_copies_what_is_no_longer_in_the_donors_log_beside_its_own_data() {
+    let mut group = forgetful(3).await;
+    let voters = group.bootstrap(0).await;
+    group.serves(0).await;
+    let at = group.put(0, "seen", "1").await;
+    group.shows(2, at).await;
+    group.stop(2).await;
+    write_much(&group, 0, 1).await;
+    let after = group.put(0, "missed", "2").await;
+    group.shows(1, after).await;
+    group.stop(0).await;
+    group.start(2).await;
+    group.epoch += 1;
+    let (here, there) = (group.fence(2, None).await, group.fence(1, None).await);
+    let reply = group.assemble(2, there.shards[0].tail, 1, false).await;
+    assert!(matches!(reply, Reply::Refused(Refusal::BelowFloor { .. }, _)), "others may have log: {reply:?}");
+    assert_eq!(group.fence(2, None).await.shards, here.shards, "nothing is lost by the attempt");
+    assert_eq!(group.get(2, "seen").as_deref(), Some("1"));
+
+    group.change(2, &[1, 2], &voters, None).await;
+    group.serves(2).await;
+    assert!(group.member(2).copied_bytes() > 0, "it came by a copy");
+    assert_eq!(group.get(2, "missed").as_deref(), Some("2"));
+    assert_eq!(group.get(2, "k7"), group.get(1, "k7"));
+    let at = group.put(2, "after", "3").await;
+    group.shows(1, at).await;
+    group.all_stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_copy_goes_on_with_what_an_earlier_process_has_staged() {
+    let mut group = forgetful(4).await;
+    group.bootstrap_of(3, 0).await;
+    group.serves(0).await;
+    let at = write_much(&group, 0, 0).await;
+    let donor = group.member(0).engine().shards()[0].clone();
 
     // A process that died in the middle of a copy.
     group.stop(3).await;
