@@ -3,7 +3,9 @@
 //! A leader goes on from where PROMOTE says, by its monotonic clock, slewed by at most a tenth towards the median of the
 //! voters' wall clocks: it never goes back, so what has expired stays expired, and a wall clock that is wrong, the
 //! leader's own too, changes nothing as long as it is one of a minority. It stands still rather than pass that median by
-//! more than a second. Within a term it never jumps: what was given a time to live would lose a part of it.
+//! more than a second. It jumps but once a term, ahead to that median as soon as it is known (mostly PROMOTE knows it):
+//! what was given a time to live before a jump loses a part of it, and what a read had shown as expired shall not be
+//! shown again by voters that were all restarted.
 //! Pure: clocks are arguments.
 
 use std::time::Duration;
@@ -77,7 +79,8 @@ impl ShardTime {
     /// passes from now on, not of all that passed.
     pub(crate) fn advance(&mut self, now: Duration, median: Option<Median>) {
         let elapsed_ms = self.elapsed_ms(now);
-        let time_ms = self.at(now);
+        let least_ms = if self.median.is_none() { median.map_or(0, |median| median.low_ms) } else { 0 };
+        let time_ms = self.at(now).max(least_ms);
         let median = median.or(self.median.map(|median| median.later(elapsed_ms)));
         (self.base_ms, self.since, self.median) = (time_ms, now, median);
     }
@@ -99,14 +102,27 @@ mod tests {
     fn it_is_slewed_to_the_median_by_a_tenth_and_never_goes_back() {
         let mut time = ShardTime::new(1_000_000, s(5), 0);
         assert_eq!(time.at(s(15)), 1_010_000, "the clocks are not known yet");
+        time.advance(s(5), both(1_000_000));
         time.advance(s(5), both(2_000_000));
-        assert_eq!(time.at(s(5)), 1_000_000, "it does not jump");
+        assert_eq!(time.at(s(5)), 1_000_000, "once it is known it does not jump");
         assert_eq!(time.at(s(15)), 1_011_000);
         time.advance(s(15), both(1_011_500));
         assert_eq!(time.at(s(25)), 1_021_500, "what is within reach is reached");
         time.advance(s(25), both(1_021_000));
         assert_eq!(time.at(s(35)), 1_031_000, "half a second ahead: slower for a while");
         assert_eq!(ShardTime::new(0, s(5), 77_000).at(s(5)), 77_000);
+    }
+
+    #[test]
+    fn a_term_takes_up_the_median_once() {
+        let hour = 3_600_000;
+        let mut time = ShardTime::new(1_000_000, s(0), 0);
+        time.advance(s(1), None);
+        assert_eq!(time.at(s(1)), 1_001_000, "nobody else has said what time it is");
+        time.advance(s(2), Some(Median { low_ms: 1_002_000 + hour, high_ms: 1_002_000 + 2 * hour }));
+        assert_eq!(time.at(s(2)), 1_002_000 + hour, "no further than what no minority moves ahead");
+        time.advance(s(3), both(1_003_000 + 2 * hour));
+        assert!(time.at(s(4)) < 1_005_000 + hour, "later it is slewed");
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct Applications {
     begun: Instant,
     keys: Vec<String>,
     over: AtomicBool,
+    /// Lives may end before their time.
+    short_lives: AtomicBool,
     next_value: AtomicU64,
     counts: Counts,
     /// One for each, and one for whoever reads everything at the end.
@@ -55,6 +57,7 @@ impl Applications {
             begun: Instant::now(),
             keys: plain.chain(hot).chain(mortal).chain(group).collect(),
             over: AtomicBool::new(false),
+            short_lives: AtomicBool::new(false),
             next_value: AtomicU64::new(1),
             counts: Counts::default(),
             logs: (0..=count).map(|_| Mutex::default()).collect(),
@@ -66,6 +69,12 @@ impl Applications {
         let options = options.request_timeout(TIMEOUT);
         let run = |id| Application::run(self, &options, id, Dice::new(seed ^ u64::from(id) << 32));
         futures::future::join_all(numbers.map(run)).await;
+    }
+
+    /// From now on a value's life may end at any time after it was put: wall clocks are set, or shard time may have to make
+    /// up for an outage after a failover (see docs/reliability.md).
+    pub fn expect_short_lives(&self) {
+        self.short_lives.store(true, Ordering::Relaxed);
     }
 
     /// Tells all to stop.
@@ -332,6 +341,7 @@ impl Application<'_> {
                 batch.delete(self.name(*key))
             };
         }
+        let short = self.shared.short_lives.load(Ordering::Relaxed);
         let call = self.now();
         let answer = self.client.write(batch).await;
         let end = self.now();
@@ -356,7 +366,8 @@ impl Application<'_> {
                 return Change::Delete { key, version };
             }
             // The cluster's time runs at most a tenth faster than ours.
-            let earliest = |life: Duration| call + (life.as_nanos() as Time * 10 / 11).saturating_sub(50_000_000);
+            let least = |life: Duration| (life.as_nanos() as Time * 10 / 11).saturating_sub(100_000_000);
+            let earliest = |life: Duration| if short { call } else { call + least(life) };
             let lifetime = life.map(|life| Lifetime { earliest: earliest(life), latest: None });
             Change::Put { key, value: values[index], version, lifetime }
         };

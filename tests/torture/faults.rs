@@ -240,7 +240,7 @@ impl Faults {
                     1 | 2 => off,
                     _ => -off,
                 };
-                clocks.set(member, off);
+                clocks.set_wrong(member, off);
                 Some(format!("{who}'s clock is set {off} ms off"))
             }
             Kind::Switchover => {

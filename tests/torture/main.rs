@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use armdb::checker;
 use clap::Parser as _;
 use dice::Dice;
-use faults::Faults;
+use faults::{Faults, Kind};
 use futures::FutureExt as _;
 use rustix::process::Signal;
 use samples::Samples;
@@ -119,7 +119,10 @@ async fn torture(seed: u64, time: Duration, replication: Option<&str>) -> ExitCo
     let mut samples = Samples::default();
     let mut findings = Findings::default();
     let mut workload = None;
-    let run = run(&mut site, &mut faults, &mut samples, &mut findings, &mut workload, seed, time);
+    // A new leader knows the median of the clocks only if those who answered FENCE are a majority.
+    let lives_are_whole = members % 2 == 1 && !replication.contains("All");
+    let with = (seed, lives_are_whole);
+    let run = run(&mut site, &mut faults, &mut samples, &mut findings, &mut workload, with, time);
     if let Err(panic) = std::panic::AssertUnwindSafe(run).catch_unwind().await {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
@@ -143,7 +146,7 @@ async fn run(
     samples: &mut Samples,
     findings: &mut Findings,
     workload: &mut Option<Workload>,
-    seed: u64,
+    (seed, lives_are_whole): (u64, bool),
     time: Duration,
 ) {
     site.run();
@@ -151,6 +154,9 @@ async fn run(
     let workload = workload.insert(Workload::start(site, seed));
     assert!(workload.acknowledges(200, LOOK, LOOKS).await, "no writes are acknowledged before any fault");
     samples.look(site).await;
+    if !lives_are_whole {
+        workload.expect_short_lives();
+    }
     let begun = Instant::now();
     while begun.elapsed() < time {
         faults.end_due(site);
@@ -159,6 +165,9 @@ async fn run(
             recover(site, faults, workload).await;
             findings.rests += 1;
             samples.look(site).await;
+        }
+        if kind == Kind::Clock {
+            workload.expect_short_lives();
         }
         if let Some(what) = faults.begin(kind, site).await {
             println!("{:8.3} {what}", begun.elapsed().as_secs_f64());

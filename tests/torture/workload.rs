@@ -43,6 +43,11 @@ impl Workload {
         self.applications.acknowledges(more, look, looks).await
     }
 
+    /// See [`Applications::expect_short_lives`].
+    pub fn expect_short_lives(&self) {
+        self.applications.expect_short_lives();
+    }
+
     /// Ends it.
     pub fn stop(&mut self) {
         self.applications.stop();
