@@ -43,7 +43,7 @@ const LOOKS: u32 = 1200;
 #[derive(Debug, clap::Parser)]
 struct Args {
     /// How long faults go on
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 5.0)]
     minutes: f64,
     /// Repeats the faults of another run
     #[arg(long)]
