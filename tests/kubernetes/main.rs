@@ -29,6 +29,7 @@ mod torture;
 mod cases;
 
 // What tortures local processes tortures these as well.
+#[allow(dead_code, reason = "no wall clock is set here")]
 #[path = "../torture/applications.rs"]
 mod applications;
 #[path = "../torture/dice.rs"]

@@ -169,7 +169,7 @@ pub(super) struct Change {
 enum Step {
     Allocating,
     Fencing(Fencing),
-    Assembling(Assembling),
+    Assembling(Box<Assembling>),
     Deciding(Chosen),
     Promoting(Promoting),
 }
@@ -568,7 +568,7 @@ impl Controller {
             .copied()
             .filter(|sid| fencing.answers.get(sid).is_some_and(|a| at_targets(a, &choice.targets)))
             .collect();
-        Step::Assembling(Assembling {
+        Step::Assembling(Box::new(Assembling {
             fencing,
             choice,
             asked: BTreeMap::new(),
@@ -577,7 +577,7 @@ impl Controller {
             copied: BTreeMap::new(),
             better: false,
             deadline: self.now + ASSEMBLE_DEADLINE,
-        })
+        }))
     }
 
     /// Everyone to be fenced, where it is or was last seen.
