@@ -92,12 +92,11 @@ impl std::str::FromStr for Coordinates {
     }
 }
 
-/// An image with what was expected of it.
+/// What a power loss left, with what was expected of it.
 #[derive(PartialEq, Eq, Hash)]
 struct Opened {
     image: u128,
     expected: u64,
-    end: End,
     /// After how many ends: recoveries from the first one are cut short and others are not, so that two of different
     /// depth are two. Else what is looked at would depend on which thread came first.
     depth: usize,
@@ -126,8 +125,8 @@ impl Tally {
     }
 
     /// Whether it was not yet.
-    fn is_new(&self, image: u128, expected: &dyn Expected, end: End, at: &Coordinates) -> bool {
-        let opened = Opened { image, expected: expected.fingerprint(), end, depth: at.path.len() };
+    fn is_new(&self, image: u128, expected: &dyn Expected, at: &Coordinates) -> bool {
+        let opened = Opened { image, expected: expected.fingerprint(), depth: at.path.len() };
         self.looked_at.lock().expect("not poisoned").insert(opened)
     }
 
@@ -185,7 +184,7 @@ fn look_at(tally: &Tally, effort: Effort, at: &Coordinates, index: usize, bounda
         let fingerprint = image.fingerprint();
         tally.images.lock().expect("not poisoned").insert(fingerprint);
         let at = at.then(index, Some(number));
-        if !tally.is_new(fingerprint, &**expected, End::Power, &at) {
+        if !tally.is_new(fingerprint, &**expected, &at) {
             continue;
         }
         let tell = || choice.tell(moment.unsynced());
@@ -195,13 +194,11 @@ fn look_at(tally: &Tally, effort: Effort, at: &Coordinates, index: usize, bounda
             cut_recovery_short(tally, effort, &at, image.disk(), boundary, End::Power);
         }
     }
-    // What a process that was killed leaves is one thing only.
+    // What a process that was killed leaves is one thing only; what of it is not synced is not in its print, so that no
+    // two are the same.
     let at_kill = at.then(index, None);
     if at.path.is_empty() {
         let everything = moment.crash(&mut |_, _| crate::disk::Keep::Keep).fingerprint();
-        if !tally.is_new(everything, &**expected, End::Process, &at_kill) {
-            return;
-        }
         tally.add(&tally.killed);
         let tell = || "the process was killed".to_owned();
         look_at_one(tally, &at_kill, tell, &moment.kill(), boundary, End::Process, false);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use crate::disk::{CrashDisk, Moment};
 
 /// What ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     /// The machine: what is not synced may be lost.
     Power,
