@@ -246,6 +246,13 @@ pub(crate) enum Source {
 }
 
 impl Source {
+    fn giver(&self) -> Sid {
+        match self {
+            Self::Leader(following) => following.leader.sid,
+            Self::Donor { sid, .. } => *sid,
+        }
+    }
+
     fn epoch(&self) -> Epoch {
         match self {
             Self::Leader(following) => following.epoch,
@@ -288,6 +295,8 @@ pub(crate) async fn pull(
     progress: &Progress,
 ) -> Result<(), String> {
     let known = state.full_syncs.lock().remove(&shard);
+    // What somebody else had pinned is of no use here.
+    let known = known.and_then(|(giver, manifest)| (giver == source.giver()).then_some(manifest));
     let anew = known.is_none();
     let manifest = match known {
         Some(known) => known,
@@ -383,12 +392,12 @@ async fn pull_files(
         Ok(opened) => opened.into_inner(),
         Err(status) if status.code() == tonic::Code::NotFound => return Err(Ended::PinGone),
         Err(status) => {
-            state.full_syncs.lock().insert(shard, manifest);
+            state.full_syncs.lock().insert(shard, (source.giver(), manifest));
             return Err(Ended::Failed(said(status)));
         }
     };
     // Where the stream breaks, the next attempt goes on with this pin.
-    state.full_syncs.lock().insert(shard, manifest);
+    state.full_syncs.lock().insert(shard, (source.giver(), manifest));
     let mut bytes: u64 = 0;
     loop {
         let message = stream.message().await.map_err(said)?;
@@ -490,9 +499,29 @@ impl StagedCopy {
                 () = stopped.cancelled() => Err("it was given up".to_owned()),
                 copied = pull(&state, &source, channel, shard, &told) => copied,
             };
+            // Whoever gave it up before this let go of what was staged could not throw that away.
+            if state.core.lock().check_assemble(epoch).is_err() {
+                let shard = Arc::clone(state.shard(shard));
+                let _ = tokio::task::spawn_blocking(move || shard.discard_staged()).await;
+            }
             let _ = end.send(Some(copied));
         });
         Self { source: (sid, epoch), progress, ended, _ends: stop.drop_guard() }
+    }
+
+    /// Ends a copy of a shard that is not from `wanted`, and waits until it has let go of the shard.
+    pub(crate) async fn end_others(state: &MemberState, shard: u16, wanted: Option<(Sid, Epoch)>) {
+        let other = {
+            let mut copies = state.staged_copies.lock();
+            match copies.get(&shard) {
+                Some(copy) if Some(copy.source) != wanted => copies.remove(&shard),
+                _ => None,
+            }
+        };
+        if let Some(Self { mut ended, _ends, .. }) = other {
+            drop(_ends);
+            let _ = ended.wait_for(Option::is_some).await;
+        }
     }
 
     /// Ends the copies for epochs before `epoch`.

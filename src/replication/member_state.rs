@@ -96,8 +96,8 @@ pub(crate) struct MemberState {
     pub(crate) mended_files: AtomicU64,
     /// Ends the stream to the leader, so that it says hello again.
     pub(crate) rejoin: Notify,
-    /// Full copies that were begun and may be resumed, by shard.
-    pub(crate) full_syncs: Mutex<HashMap<u16, WireManifest>>,
+    /// Full copies that were begun and may be resumed, by shard, with the storage that they are of.
+    pub(crate) full_syncs: Mutex<HashMap<u16, (Sid, WireManifest)>>,
     /// Copies that this member makes as a candidate, by shard.
     pub(crate) staged_copies: Mutex<HashMap<u16, StagedCopy>>,
     /// Somebody asked that this storage make room for a new one.

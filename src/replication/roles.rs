@@ -244,6 +244,10 @@ impl RoleThread {
     }
 
     fn promote(&self, request: &PromoteRequest) -> Result<Reply, Refusal> {
+        // Nothing replaces a log between the look at its end and its BARRIER, not even a copy that was under way.
+        StagedCopy::end_older(&self.state, Epoch::MAX);
+        let shards = self.state.engine.shards();
+        let _unchanged: Vec<_> = shards.iter().map(|shard| self.state.append_lock(shard.id()).lock()).collect();
         let shards = self.state.shard_reports();
         let step = self.state.core.lock().begin_promote(request, &shards)?;
         if step.already {

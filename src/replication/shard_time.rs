@@ -13,8 +13,8 @@ use std::time::Duration;
 /// How far it may be ahead of the voters' median clock.
 const AHEAD_MS: u64 = 1000;
 
-/// The median of voters' wall clocks, unix milliseconds. Of an even number both clocks in the middle: where one of the
-/// two may be wrong, the right time is not beyond either.
+/// Between which two of the voters' wall clocks, unix milliseconds, the right time is as long as a minority of all voters'
+/// clocks is wrong: of all of them the median, of fewer two, because those that are not known may be right ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Median {
     /// No minority of clocks moves it ahead.
@@ -26,12 +26,14 @@ pub(crate) struct Median {
 impl Median {
     /// Of the clocks that are known, if that is a majority of `voters`.
     pub(crate) fn of(mut clocks_ms: Vec<u64>, voters: usize) -> Option<Self> {
-        if clocks_ms.len() <= voters / 2 {
+        let (known, wrong) = (clocks_ms.len(), voters.saturating_sub(1) / 2);
+        if known <= voters / 2 {
             return None;
         }
         clocks_ms.sort_unstable();
-        let (low, high) = ((clocks_ms.len() - 1) / 2, clocks_ms.len() / 2);
-        Some(Self { low_ms: clocks_ms[low], high_ms: clocks_ms[high] })
+        // Of the `wrong + 1` latest one is right, and so it is of the earliest.
+        let (a, b) = (clocks_ms[known - 1 - wrong], clocks_ms[wrong]);
+        Some(Self { low_ms: a.min(b), high_ms: a.max(b) })
     }
 
     fn later(self, by_ms: u64) -> Self {
@@ -168,7 +170,10 @@ mod tests {
         assert_eq!(of(&[9], 2), None, "one of two");
         assert_eq!(of(&[900, 5], 3), Some((5, 900)));
         assert_eq!(of(&[900, 5, 6], 3), Some((6, 6)));
+        assert_eq!(of(&[900, 5, 6, 901], 4), Some((6, 900)));
         assert_eq!(of(&[900, 5, 6, 901], 5), Some((6, 900)));
+        assert_eq!(of(&[900, 5, 901], 5), Some((5, 901)), "two of five are a minority");
+        assert_eq!(of(&[900, 5, 6, 7, 901], 5), Some((7, 7)));
         assert_eq!(of(&[900, 5], 4), None);
     }
 }

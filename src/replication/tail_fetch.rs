@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::full_sync;
+use super::full_sync::{self, StagedCopy};
 use super::member_state::{MemberState, data_state};
 use super::protocol::{self, WireChunk};
 use super::rules::{MemberCore, Reconcile, reconcile};
@@ -44,8 +44,17 @@ pub(crate) async fn assemble(state: &Arc<MemberState>, request: AssembleRequest)
     for (shard, target) in (0..).zip(&request.targets) {
         if state.shard(shard).tail() != target.tail {
             tracing::info!(shard, donor = target.donor.name, to = ?target.tail.last, "pulls what is missing");
+            let wanted = target.copy.then_some((target.donor.sid, request.epoch));
+            StagedCopy::end_others(state, shard, wanted).await;
             match pull(state, &request, shard, target).await {
                 Err(Refusal::BelowFloor { common, floor, .. }) if target.copy => {
+                    let commit = state.shard(shard).commit();
+                    if common.gsn < commit {
+                        let why =
+                            format!("shares no more than {common:?} with its donor although {commit} is committed");
+                        state.quarantine(shard, why.clone());
+                        return Err(Refusal::Failed(why));
+                    }
                     tracing::warn!(
                         shard,
                         donor = target.donor.name,

@@ -129,7 +129,17 @@ impl Process {
                     self.pull(hands);
                 }
             }
-            Err(Refusal::BelowFloor { .. }) if copy => self.copy_from_donor(epoch, shard, donor, hands),
+            Err(Refusal::BelowFloor { common, .. }) if copy => {
+                let commit = self.shard(shard).commit();
+                if common.gsn < commit {
+                    return self.alarm(
+                        shard,
+                        format!("shares {common:?} with its donor, {commit} is committed"),
+                        hands,
+                    );
+                }
+                self.copy_from_donor(epoch, shard, donor, hands);
+            }
             Err(refusal) => {
                 self.assembling = None;
                 self.refuse_assemble(caller, refusal, hands);

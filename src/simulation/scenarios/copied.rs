@@ -103,3 +103,19 @@ fn a_leader_of_old_that_is_back_spares_the_copy() {
     w.settle();
     w.check_everything();
 }
+
+#[test]
+fn a_promise_that_comes_late_but_comes_spares_the_copy() {
+    let (mut w, leader) = gaps();
+    let others: Vec<usize> = (0..3).filter(|&m| m != leader).collect();
+    // It is there before FENCE is asked for, and answers after all stragglers were waited for.
+    w.let_up(leader);
+    w.places[leader].paused_until = w.now + ms(1200);
+    w.reach("a copy is under way", |w| w.places.iter().any(|p| p.process.as_ref().is_some_and(|p| p.copies())));
+    w.part(Address::Member(others[0]), Address::Member(others[1]));
+    w.reach("it leads again", |w| w.leader() == Some(leader));
+    assert_eq!(copied(&w), 0);
+    w.unblock(Address::Member(others[0]), Address::Member(others[1]));
+    w.settle();
+    w.check_everything();
+}

@@ -45,6 +45,8 @@ const WISHED: Duration = Duration::from_secs(1);
 /// A tail may be long.
 const ASSEMBLE_TIMEOUT: Duration = Duration::from_secs(10);
 const ASSEMBLE_DEADLINE: Duration = Duration::from_secs(30);
+/// A copy of a whole shard stands still while its giver reads all of it for checksums and its taker looks at all of it.
+const COPY_STALL: Duration = Duration::from_secs(120);
 /// A member that failed to assemble this often is passed over.
 const ASSEMBLE_TRIES: u32 = 3;
 const PROMOTE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -213,7 +215,7 @@ struct Assembling {
     done: BTreeSet<Sid>,
     /// Bytes that copies have brought, and of how many, by shard.
     copied: BTreeMap<(Sid, u16), (u64, u64)>,
-    /// A voter that had not answered FENCE has while shards are copied: it may be a better choice.
+    /// A voter that had not answered FENCE in time has by now: while shards are copied, it may be a better choice.
     better: bool,
     deadline: Duration,
 }
@@ -797,7 +799,7 @@ impl Controller {
                 f.overtaken = f.overtaken.max(promised);
                 f.take(sid, name, result, trusted, now);
             }
-            Step::Assembling(a) if a.fencing.copy && a.fencing.asked_with(id, sid) => {
+            Step::Assembling(a) if a.fencing.asked_with(id, sid) => {
                 a.fencing.overtaken = a.fencing.overtaken.max(promised);
                 a.better |= a.fencing.take(sid, name, result, trusted, now);
             }
@@ -996,6 +998,10 @@ impl Fencing {
                 self.answers.insert(sid, Answer { name, reply, at: now });
                 return true;
             }
+            // An attempt that copies shards lasts: what is in the way may pass.
+            Ok(Reply::Refused(Refusal::Failed(_), _)) if self.copy => {
+                self.asked.insert(sid, Asked::Failed { again: now + AGAIN });
+            }
             Ok(Reply::Refused(why, _)) => {
                 self.refused.insert(sid, format!("{name}: {why}"));
             }
@@ -1012,9 +1018,11 @@ impl Assembling {
     /// A member says how much of a copy it has. As long as it has more every time, the attempt goes on.
     fn copies_on(&mut self, sid: Sid, shard: u16, copied: (u64, u64), now: Duration) {
         self.asked.remove(&sid);
-        if self.copied.insert((sid, shard), copied).is_none_or(|before| before != copied) {
+        // More than ever before: what fails each time and begins anew does not go on for ever.
+        if self.copied.get(&(sid, shard)).is_none_or(|(most, _)| copied.0 > *most) {
+            self.copied.insert((sid, shard), copied);
             self.failures.remove(&sid);
-            self.deadline = now + ASSEMBLE_DEADLINE;
+            self.deadline = now + COPY_STALL;
         }
     }
 
