@@ -122,6 +122,9 @@ impl Oracle {
         conditions: &[Condition],
         time_ms: u64,
     ) {
+        if !conditions.is_empty() {
+            self.judged_at(shard, time_ms);
+        }
         let batch = Batch { op, first_gsn, conditions: conditions.to_vec(), time_ms };
         self.positions.insert(op, (shard, last));
         if let Some(other) = self.appended.insert((shard, last), batch) {
@@ -309,6 +312,7 @@ impl Oracle {
 
     /// A client was told that a condition does not hold, judged against the entry `judged_at` at `time_ms`.
     pub(super) fn refused(&mut self, op: Op, shard: usize, condition: &Condition, judged_at: Gsn, time_ms: u64) {
+        self.judged_at(shard, time_ms);
         self.recorder.failed(op, condition, self.now);
         self.never(op);
         self.seen.gsns[shard] = self.seen.gsns[shard].max(judged_at);
@@ -331,12 +335,16 @@ impl Oracle {
         if have < want {
             self.broken(|| format!("{who} answered a read of shard {shard} from {have}, {want} had been seen"));
         }
-        // What voters knew of the time and forgot when they were restarted is not known to the next leader (see
-        // docs/reliability.md): counted, not called broken.
         self.times_gone_back += u64::from(look.time_ms < required.times_ms[shard]);
         self.seen.gsns[shard] = self.seen.gsns[shard].max(have);
         self.seen.times_ms[shard] = self.seen.times_ms[shard].max(look.time_ms);
         self.shows(who, look);
+    }
+
+    /// A condition is judged at this committed time. What voters knew of the time and forgot when they were restarted is
+    /// not known to the next leader (see docs/reliability.md): counted, as for reads, not called broken.
+    fn judged_at(&mut self, shard: usize, time_ms: u64) {
+        self.times_gone_back += u64::from(time_ms < self.seen.times_ms[shard]);
     }
 
     /// What was read is what the history says.
