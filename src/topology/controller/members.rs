@@ -17,8 +17,9 @@ use crate::topology::spec::ExpectedMember;
 
 /// A member that said nothing for this long does not answer.
 pub(super) const FRESH: Duration = Duration::from_secs(1);
-/// A report of an earlier process may still have been on its way when a later one was heard.
-const OVERTAKEN: Duration = Duration::from_secs(1);
+/// A report or a reply of an earlier process may still have been on its way when a later one was heard, and a controller
+/// may have stood still before it takes it.
+const OVERTAKEN: Duration = Duration::from_secs(5);
 /// A follower whose oldest unacknowledged entry is older is catching up, not in sync.
 const IN_SYNC_LAG_MS: u64 = 1000;
 
@@ -127,8 +128,8 @@ pub(super) fn is_blank(report: &HealthReport) -> bool {
 pub(super) struct Members {
     by_name: BTreeMap<MemberName, Member>,
     sightings: Sightings,
-    /// When the process that holds a sid now was first seen, in a report or a reply.
-    since: BTreeMap<Sid, Duration>,
+    /// By whom and when the process that holds a sid now was first seen, in a report or a reply.
+    since: BTreeMap<Sid, (MemberName, Duration)>,
     /// Per cluster and lineage, and shard: the highest gsn that anybody ever knew to be committed.
     commits: BTreeMap<(ClusterId, u64), Vec<Gsn>>,
 }
@@ -193,14 +194,15 @@ impl Members {
         }
         match self.sightings.see(sid, standing.open_count, standing.instance) {
             Sighting::Clone => {
-                let since = self.since.get(&sid).copied().unwrap_or_default();
-                if member.sid() == Some(sid) && now.saturating_sub(since) < OVERTAKEN {
+                // What is known of the member may be a reply alone, or of the volume that it had before.
+                let lately = |(by, at): &(MemberName, Duration)| by == name && now.saturating_sub(*at) < OVERTAKEN;
+                if self.since.get(&sid).is_some_and(lately) {
                     return None;
                 }
                 return refuse_copy(member, sid, "a later state of this storage was seen before");
             }
             Sighting::New | Sighting::Restart => {
-                self.since.insert(sid, now);
+                self.since.insert(sid, (name.to_owned(), now));
             }
             Sighting::Reconnect => {}
         }
@@ -252,7 +254,7 @@ impl Members {
         match self.sightings.see(standing.sid, standing.open_count, standing.instance) {
             Sighting::Clone => return false,
             Sighting::New | Sighting::Restart => {
-                self.since.insert(standing.sid, now);
+                self.since.insert(standing.sid, (name.to_owned(), now));
             }
             Sighting::Reconnect => {}
         }
