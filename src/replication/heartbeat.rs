@@ -73,8 +73,7 @@ fn reckon(state: &MemberState, term: &LeaderTerm) {
         tracing::warn!(suspended, "too few members answer: new writes are refused until enough do");
         state.health_changed();
     }
-    let median = term.median_wall(&term.walls(clock::wall_ms(), now));
-    term.shard_time.lock().advance(now, median);
+    term.shard_time.lock().advance(now, term.clock_interval(&term.walls(clock::wall_ms(), now)));
     let own_time = state.shard_time_ms();
     state.commit_time(term.time_known(term.own, own_time, own_time));
     let figures = figures(state, term);

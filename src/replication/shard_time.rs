@@ -14,16 +14,17 @@ use std::time::Duration;
 const AHEAD_MS: u64 = 1000;
 
 /// Between which two of the voters' wall clocks, unix milliseconds, the right time is as long as a minority of all voters'
-/// clocks is wrong: of all of them the median, of fewer two, because those that are not known may be right ones.
+/// clocks is wrong (Marzullo, 1984): of all of them the median twice, of fewer two, because those that are not known may
+/// be right ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Median {
+pub(crate) struct ClockInterval {
     /// No minority of clocks moves it ahead.
     pub(crate) low_ms: u64,
     /// No minority of clocks moves it back.
     pub(crate) high_ms: u64,
 }
 
-impl Median {
+impl ClockInterval {
     /// Of the clocks that are known, if that is a majority of `voters`.
     pub(crate) fn of(mut clocks_ms: Vec<u64>, voters: usize) -> Option<Self> {
         let (known, wrong) = (clocks_ms.len(), voters.saturating_sub(1) / 2);
@@ -48,13 +49,13 @@ pub(crate) struct ShardTime {
     base_ms: u64,
     since: Duration,
     /// As it was at `since`.
-    median: Option<Median>,
+    clocks: Option<ClockInterval>,
 }
 
 impl ShardTime {
     /// A term that begins at `now` and goes on from `known_ms` (0: nothing is known, the wall clock begins).
     pub(crate) fn new(known_ms: u64, now: Duration, wall_ms: u64) -> Self {
-        Self { base_ms: if known_ms == 0 { wall_ms } else { known_ms }, since: now, median: None }
+        Self { base_ms: if known_ms == 0 { wall_ms } else { known_ms }, since: now, clocks: None }
     }
 
     /// Unix milliseconds as this term counts them.
@@ -62,15 +63,15 @@ impl ShardTime {
         let elapsed_ms = self.elapsed_ms(now);
         let (slew, even) = (elapsed_ms / 10, self.base_ms.saturating_add(elapsed_ms));
         // Nothing is corrected before the clocks are known.
-        let Some(median) = self.median.map(|median| median.later(elapsed_ms)) else { return even };
-        let slewed = if even < median.low_ms {
-            median.low_ms.min(even.saturating_add(slew))
-        } else if even > median.high_ms {
-            median.high_ms.max(even - slew)
+        let Some(clocks) = self.clocks.map(|clocks| clocks.later(elapsed_ms)) else { return even };
+        let slewed = if even < clocks.low_ms {
+            clocks.low_ms.min(even.saturating_add(slew))
+        } else if even > clocks.high_ms {
+            clocks.high_ms.max(even - slew)
         } else {
             even
         };
-        slewed.min(median.high_ms.saturating_add(AHEAD_MS)).max(self.base_ms)
+        slewed.min(clocks.high_ms.saturating_add(AHEAD_MS)).max(self.base_ms)
     }
 
     fn elapsed_ms(&self, now: Duration) -> u64 {
@@ -79,12 +80,12 @@ impl ShardTime {
 
     /// Goes on from here; the clocks as they are now, if they are known. A clock that jumps moves it by a tenth of what
     /// passes from now on, not of all that passed.
-    pub(crate) fn advance(&mut self, now: Duration, median: Option<Median>) {
+    pub(crate) fn advance(&mut self, now: Duration, clocks: Option<ClockInterval>) {
         let elapsed_ms = self.elapsed_ms(now);
-        let least_ms = if self.median.is_none() { median.map_or(0, |median| median.low_ms) } else { 0 };
+        let least_ms = if self.clocks.is_none() { clocks.map_or(0, |clocks| clocks.low_ms) } else { 0 };
         let time_ms = self.at(now).max(least_ms);
-        let median = median.or(self.median.map(|median| median.later(elapsed_ms)));
-        (self.base_ms, self.since, self.median) = (time_ms, now, median);
+        let clocks = clocks.or(self.clocks.map(|clocks| clocks.later(elapsed_ms)));
+        (self.base_ms, self.since, self.clocks) = (time_ms, now, clocks);
     }
 }
 
@@ -96,8 +97,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn both(ms: u64) -> Option<Median> {
-        Some(Median { low_ms: ms, high_ms: ms })
+    fn both(ms: u64) -> Option<ClockInterval> {
+        Some(ClockInterval { low_ms: ms, high_ms: ms })
     }
 
     #[test]
@@ -121,7 +122,7 @@ mod tests {
         let mut time = ShardTime::new(1_000_000, s(0), 0);
         time.advance(s(1), None);
         assert_eq!(time.at(s(1)), 1_001_000, "nobody else has said what time it is");
-        time.advance(s(2), Some(Median { low_ms: 1_002_000 + hour, high_ms: 1_002_000 + 2 * hour }));
+        time.advance(s(2), Some(ClockInterval { low_ms: 1_002_000 + hour, high_ms: 1_002_000 + 2 * hour }));
         assert_eq!(time.at(s(2)), 1_002_000 + hour, "no further than what no minority moves ahead");
         time.advance(s(3), both(1_003_000 + 2 * hour));
         assert!(time.at(s(4)) < 1_005_000 + hour, "later it is slewed");
@@ -157,14 +158,14 @@ mod tests {
         for second in 1..=60 {
             let right = 1_000_000 + second * 1000;
             let wrong = if second % 2 == 0 { right + 3_600_000 } else { right - 900_000 };
-            time.advance(s(second), Median::of(vec![wrong, right], 3));
+            time.advance(s(second), ClockInterval::of(vec![wrong, right], 3));
             assert_eq!(time.at(s(second)), right);
         }
     }
 
     #[test]
     fn no_minority_of_clocks_moves_the_median() {
-        let of = |clocks: &[u64], voters| Median::of(clocks.to_vec(), voters).map(|m| (m.low_ms, m.high_ms));
+        let of = |clocks: &[u64], voters| ClockInterval::of(clocks.to_vec(), voters).map(|m| (m.low_ms, m.high_ms));
         assert_eq!(of(&[], 1), None);
         assert_eq!(of(&[9], 1), Some((9, 9)));
         assert_eq!(of(&[9], 2), None, "one of two");

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::rules::{Quorum, Term};
-use super::shard_time::{Median, ShardTime};
+use super::shard_time::{ClockInterval, ShardTime};
 use crate::engine::{LogKeeper, Shard};
 use crate::ident::Sid;
 use crate::position::{Epoch, Gsn};
@@ -213,17 +213,17 @@ impl LeaderTerm {
         shown && !self.serving.swap(true, Ordering::AcqRel)
     }
 
-    /// The median of the voters' wall clocks, if a majority of them is known.
-    pub(crate) fn median_wall(&self, walls: &BTreeMap<Sid, u64>) -> Option<Median> {
+    /// Where the right time lies by the voters' wall clocks, if a majority of them is known.
+    pub(crate) fn clock_interval(&self, walls: &BTreeMap<Sid, u64>) -> Option<ClockInterval> {
         let of_voters = walls.iter().filter(|(sid, _)| self.is_voter(**sid)).map(|(_, &wall)| wall);
-        Median::of(of_voters.collect(), self.term.config.voters.len())
+        ClockInterval::of(of_voters.collect(), self.term.config.voters.len())
     }
 
     /// How far each wall clock is from the voters' median, in milliseconds; of those that are known.
     pub(crate) fn clock_skews(&self, own_ms: u64, now: Duration) -> BTreeMap<Sid, i64> {
         let walls = self.walls(own_ms, now);
-        let Some(median) = self.median_wall(&walls) else { return BTreeMap::new() };
-        let skew = |wall: u64| i64::try_from(i128::from(wall) - i128::from(median.low_ms)).unwrap_or(i64::MAX);
+        let Some(clocks) = self.clock_interval(&walls) else { return BTreeMap::new() };
+        let skew = |wall: u64| i64::try_from(i128::from(wall) - i128::from(clocks.low_ms)).unwrap_or(i64::MAX);
         walls.into_iter().map(|(sid, wall)| (sid, skew(wall))).collect()
     }
 
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn the_median_wall_clock_is_of_voters_that_told_theirs_lately() {
         let t = term();
-        let median = |own, at| t.median_wall(&t.walls(own, ms(at))).map(|median| median.low_ms);
+        let median = |own, at| t.clock_interval(&t.walls(own, ms(at))).map(|clocks| clocks.low_ms);
         assert_eq!(median(9_000, 0), None, "one of three");
         t.wall_heard(Sid(2), 1_000, ms(0));
         t.wall_heard(Sid(77), 0, ms(0));

@@ -68,7 +68,7 @@ pub(super) enum Message {
         tick_age: Duration,
     },
     /// Follower to leader.
-    HeartbeatAck { sid: Sid, epoch: Epoch, round: u64, shard_time_ms: u64 },
+    HeartbeatAck { sid: Sid, epoch: Epoch, round: u64, shard_time_ms: u64, wall_ms: u64 },
     /// Leader to follower: there is no such stream (any more).
     Closed { nonce: u64 },
     /// Follower to leader: what a damaged file of it lacks.

@@ -248,7 +248,8 @@ impl Process {
         }
         self.leader_gone = false;
         self.known_time_ms = self.known_time_ms.max(shard_time_ms);
-        let ack = Message::HeartbeatAck { sid: self.me(), epoch, round, shard_time_ms: self.known_time_ms };
+        let (sid, shard_time_ms, wall_ms) = (self.me(), self.known_time_ms, hands.wall_ms);
+        let ack = Message::HeartbeatAck { sid, epoch, round, shard_time_ms, wall_ms };
         hands.send(from, ack);
         if self.joined.is_none() {
             return;

@@ -204,14 +204,14 @@ impl Process {
 
     pub(super) fn heartbeat_ack(
         &mut self,
-        sid: Sid,
-        epoch: Epoch,
+        (sid, epoch): (Sid, Epoch),
         round: u64,
-        shard_time_ms: u64,
+        (shard_time_ms, wall_ms): (u64, u64),
         hands: &mut Hands<'_>,
     ) {
         let Some(term) = self.term.clone().filter(|_| self.core.leads(epoch)) else { return };
         let now = self.clock(hands.now);
+        term.wall_heard(sid, wall_ms, now);
         if let Some(sent) = term.round_sent(round) {
             if let Some(lease) = self.core.lease_mut() {
                 lease.acknowledged(sid, sent);

@@ -389,8 +389,8 @@ impl Process {
                 let times = (shard_time_ms, committed_time_ms);
                 self.heartbeat(from, (epoch, leader), round, &commit, &tails, times, hands);
             }
-            Message::HeartbeatAck { sid, epoch, round, shard_time_ms } => {
-                self.heartbeat_ack(sid, epoch, round, shard_time_ms, hands);
+            Message::HeartbeatAck { sid, epoch, round, shard_time_ms, wall_ms } => {
+                self.heartbeat_ack((sid, epoch), round, (shard_time_ms, wall_ms), hands);
             }
             Message::Later { epoch } => self.observe(epoch, hands),
             Message::Fetch { epoch, to, shard, tail, epochs, target } => {

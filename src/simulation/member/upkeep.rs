@@ -7,7 +7,6 @@ use super::{Hands, Process, Timer};
 use crate::engine::{HousekeepingReport, ShardState};
 use crate::position::Gsn;
 use crate::replication::member_state::shard_report;
-use crate::replication::shard_time::Median;
 use crate::simulation::wire::{Address, Message};
 use crate::topology::message::{DiskRoom, FollowerReport, HealthReport, VoterFigure};
 
@@ -51,7 +50,7 @@ impl Process {
         let round = term.begin_round(now);
         let tails: Vec<Gsn> = self.engine.shards().iter().map(|shard| shard.tail_gsn()).collect();
         let commit: Vec<Gsn> = self.engine.shards().iter().map(|shard| shard.commit()).collect();
-        term.shard_time.lock().advance(now, Median::of(vec![hands.wall_ms], 1));
+        term.shard_time.lock().advance(now, term.clock_interval(&term.walls(hands.wall_ms, now)));
         let own_ms = self.shard_time_ms(hands);
         self.commit_time(term.time_known(term.own, own_ms, own_ms));
         let committed_time_ms = self.engine.shards().iter().map(|s| s.committed_time_ms()).max().unwrap_or(0);

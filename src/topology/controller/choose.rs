@@ -12,7 +12,7 @@ use super::members::{may_vote, may_vote_with_all};
 use crate::ident::Sid;
 use crate::position::{Epoch, LogTail};
 use crate::replication::rules::lease_wait;
-use crate::replication::shard_time::Median;
+use crate::replication::shard_time::ClockInterval;
 use crate::topology::message::{DataState, FenceReply, MemberName};
 use crate::topology::register::Leading;
 
@@ -95,7 +95,7 @@ pub(crate) fn shard_time(answers: &BTreeMap<Sid, Answer>, voters: &[Sid], now: D
     let of_voters = answers.iter().filter(|(sid, a)| voters.contains(sid) && a.reply.wall_ms != 0);
     let age = |a: &Answer| u64::try_from(now.saturating_sub(a.at).as_millis()).unwrap_or(0);
     let walls = of_voters.map(|(_, a)| a.reply.wall_ms.saturating_add(age(a))).collect();
-    known.max(Median::of(walls, voters.len()).map_or(0, |median| median.low_ms))
+    known.max(ClockInterval::of(walls, voters.len()).map_or(0, |clocks| clocks.low_ms))
 }
 
 /// What speaks for or against a member as leader, besides its log.

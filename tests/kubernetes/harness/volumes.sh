@@ -35,18 +35,24 @@ YAML
 }
 
 recycle() { # of the volumes named on standard input, with their phase
-    local name phase node volume
+    local name phase
     while read -r name phase; do
         [ "$phase" = Released ] || continue
-        node=${name#node} volume=${node#*-} node=${node%%-*}
-        [ ! -e "nodes/$node/unplugged" ] || continue
-        # A watch may tell of what was once: a volume that is offered again, or taken, is nobody's to empty.
-        [ "$(kubectl get pv "$name" --ignore-not-found -o jsonpath='{.status.phase}')" = Released ] || continue
-        find "nodes/$node/volumes/$volume" -mindepth 1 -delete
-        kubectl delete pv "$name" >/dev/null
-        offer "$node" "$volume" | kubectl create -f - >/dev/null
-        say "recycled $name"
+        # The watch and a node that is plugged in again may find the same volume: one at a time empties it.
+        flock recycling "$here/volumes.sh" recycle-one "$name"
     done
+}
+
+recycle_one() { # NAME
+    local node=${1#node} volume=${1#*-}
+    node=${node%%-*}
+    [ ! -e "nodes/$node/unplugged" ] || return 0
+    # What was told is of once: a volume that is offered again, or taken, is nobody's to empty.
+    [ "$(kubectl get pv "$1" --ignore-not-found -o jsonpath='{.status.phase}')" = Released ] || return 0
+    find "nodes/$node/volumes/$volume" -mindepth 1 -delete
+    kubectl delete pv "$1" >/dev/null
+    offer "$node" "$volume" | kubectl create -f - >/dev/null
+    say "recycled $1"
 }
 
 phases() { kubectl get pv --no-headers -o custom-columns=NAME:.metadata.name,PHASE:.status.phase "$@"; }
@@ -57,6 +63,7 @@ case "${1:-}" in
             for volume in $(seq "$VOLUMES"); do offer "$node" "$volume"; done
         done | kubectl create -f - ;;
     recycle) phases | recycle ;;
+    recycle-one) recycle_one "$2" ;;
     watch)
         # A watch ends when the API server does, and now and then by itself.
         while :; do phases --watch | recycle || true; sleep 1; done ;;
