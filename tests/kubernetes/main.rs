@@ -36,6 +36,9 @@ mod applications;
 mod dice;
 #[path = "../torture/kinds.rs"]
 mod kinds;
+#[allow(dead_code, reason = "all that last end alike here")]
+#[path = "../torture/lasting.rs"]
+mod lasting;
 #[allow(dead_code, reason = "nodes have namespaces already, which are only entered")]
 #[path = "../torture/namespace.rs"]
 mod namespace;

@@ -4,12 +4,13 @@
 //! replaced by a copy of another's) begin only when every member is in sync: the promise is that a minority may be lost.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use super::dice::Dice;
 use super::kinds::kinds;
+use super::lasting::Lasting;
 use super::site::{Held, Site, name};
 use super::support::{eventually, process};
 use super::wire::{Ends, Imposed, Rule, Treatment};
@@ -60,36 +61,27 @@ enum Undo {
     Room(std::path::PathBuf),
 }
 
-struct Active {
-    kind: Kind,
-    until: Instant,
-    undo: Undo,
-}
-
 /// See the module.
 pub struct Faults {
     dice: Dice,
-    active: Vec<Active>,
+    active: Lasting<(Kind, Undo)>,
     /// How many of each kind were begun.
     pub counts: BTreeMap<Kind, u64>,
 }
 
 impl Faults {
     pub fn new(seed: u64) -> Self {
-        Self { dice: Dice::new(seed), active: Vec::new(), counts: BTreeMap::new() }
+        Self { dice: Dice::new(seed), active: Lasting::new(), counts: BTreeMap::new() }
     }
 
     /// Ends what is due.
     pub fn end_due(&mut self, site: &Site) {
-        let now = Instant::now();
-        let (due, rest) = self.active.drain(..).partition(|active: &Active| active.until <= now);
-        self.active = rest;
-        end(due, site);
+        end(self.active.due(), site);
     }
 
     /// Ends everything.
     pub fn end_all(&mut self, site: &Site) {
-        end(self.active.drain(..).collect(), site);
+        end(self.active.all(), site);
     }
 
     /// How long to wait for the next.
@@ -147,7 +139,7 @@ impl Faults {
             }
             Kind::StopSupervisor => self.stop(kind, site.cluster.supervisor(), "the supervisor"),
             Kind::HoldDown => {
-                if self.active.iter().any(|active| active.kind == kind) {
+                if self.active.any(|(active, _)| *active == kind) {
                     return None;
                 }
                 let held = site.hold(member).await;
@@ -215,7 +207,7 @@ impl Faults {
             }
             Kind::FullDisk => {
                 let small = *site.small.as_ref().ok()?;
-                if self.active.iter().any(|active| active.kind == kind) {
+                if self.active.any(|(active, _)| *active == kind) {
                     return None;
                 }
                 let ballast = site.cluster.dir().join(name(small)).join("ballast");
@@ -286,10 +278,7 @@ impl Faults {
 
     async fn restart_supervisor(&mut self, site: &mut Site) {
         // Whoever is stopped cannot see that its supervisor is gone.
-        let stopped: Vec<Active> = self.active.drain(..).collect();
-        let (continued, rest) = stopped.into_iter().partition(|it| matches!(it.undo, Undo::Continue(_)));
-        self.active = rest;
-        end(continued, site);
+        end(self.active.those(|(_, undo)| matches!(undo, Undo::Continue(_))), site);
         site.cluster.end(Signal::KILL).await;
         eventually("nobody is left", async || process::naming(&site.cluster.dir()).is_empty().then_some(())).await;
         site.run();
@@ -316,7 +305,7 @@ impl Faults {
 
     fn last(&mut self, kind: Kind, (from, to): (Duration, Duration), undo: Undo) -> Duration {
         let time = self.dice.time(from, to);
-        self.active.push(Active { kind, until: Instant::now() + time, undo });
+        self.active.begin(time, (kind, undo));
         time
     }
 
@@ -331,9 +320,9 @@ impl Faults {
     }
 }
 
-fn end(faults: Vec<Active>, site: &Site) {
-    for fault in faults {
-        match fault.undo {
+fn end(faults: Vec<(Kind, Undo)>, site: &Site) {
+    for (_, undo) in faults {
+        match undo {
             Undo::Continue(pid) => drop(site.cluster.signal(pid, Signal::CONT)),
             Undo::Room(ballast) => drop(std::fs::remove_file(ballast)),
             Undo::Rules { .. } | Undo::Release { .. } => {}

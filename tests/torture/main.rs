@@ -10,6 +10,7 @@ mod clocks;
 mod dice;
 mod faults;
 mod kinds;
+mod lasting;
 mod namespace;
 mod samples;
 mod site;

@@ -75,9 +75,10 @@ impl Shard {
         }
         let result = self.read_staged(manifest, staging).and_then(|contents| {
             let view = self.view_of(manifest, &contents)?;
+            let replace = || self.replace(manifest, staging, contents.files, view);
             Ok(match until_switch {
-                UntilSwitch::Syncing => self.replace(manifest, staging, contents.files, view),
-                UntilSwitch::Itself => self.replace_sound(manifest, staging, contents.files, view),
+                UntilSwitch::Syncing => replace(),
+                UntilSwitch::Itself => self.out_of_use(replace),
             }?)
         });
         match result {
@@ -227,17 +228,11 @@ impl Shard {
     }
 
     /// Replaces data that are in use: nobody reads, compacts or takes a log meanwhile.
-    fn replace_sound(
-        &self,
-        manifest: &SnapshotManifest,
-        staging: &Staging,
-        staged: Vec<Staged>,
-        view: View,
-    ) -> Result<(), EngineError> {
+    fn out_of_use(&self, replace: impl FnOnce() -> Result<(), EngineError>) -> Result<(), EngineError> {
         let _stopped = self.stop_housekeeping();
         self.keeps_itself()?;
         self.ready.store(false, Ordering::Release);
-        let replaced = self.replace(manifest, staging, staged, view);
+        let replaced = replace();
         self.ready.store(self.state().is_usable(), Ordering::Release);
         replaced
     }

@@ -51,6 +51,11 @@ fn gaps() -> (World, usize) {
     (w, leader)
 }
 
+/// Who copies a shard now.
+fn copies(w: &World) -> Option<usize> {
+    (0..3).find(|&m| w.places[m].process.as_ref().is_some_and(|p| p.copies()))
+}
+
 fn copied(w: &World) -> u64 {
     w.counts.get("shards copied by candidates").copied().unwrap_or(0)
 }
@@ -71,7 +76,6 @@ fn a_candidate_that_dies_while_it_copies_has_lost_nothing_and_copies_again() {
     // What a call to a process that ended was worth is known when its time is over.
     let patience = Duration::from_secs(60);
     let (mut w, leader) = gaps();
-    let copies = |w: &World| (0..3).find(|&m| w.places[m].process.as_ref().is_some_and(|p| p.copies()));
     let mut deaths = 0;
     for round in 0..3 {
         assert!(w.until(patience, |w| copies(w).is_some() || w.leader().is_some()), "{:?}", w.oracle.violation());
@@ -91,7 +95,7 @@ fn a_candidate_that_dies_while_it_copies_has_lost_nothing_and_copies_again() {
 #[test]
 fn a_leader_of_old_that_is_back_spares_the_copy() {
     let (mut w, leader) = gaps();
-    w.reach("a copy is under way", |w| w.places.iter().any(|p| p.process.as_ref().is_some_and(|p| p.copies())));
+    w.reach("a copy is under way", |w| copies(w).is_some());
     let epoch = w.epoch();
     // Whoever copies reaches its donor no more.
     let others: Vec<usize> = (0..3).filter(|&m| m != leader).collect();
@@ -111,7 +115,7 @@ fn a_promise_that_comes_late_but_comes_spares_the_copy() {
     // It is there before FENCE is asked for, and answers after all stragglers were waited for.
     w.let_up(leader);
     w.places[leader].paused_until = w.now + ms(1200);
-    w.reach("a copy is under way", |w| w.places.iter().any(|p| p.process.as_ref().is_some_and(|p| p.copies())));
+    w.reach("a copy is under way", |w| copies(w).is_some());
     w.part(Address::Member(others[0]), Address::Member(others[1]));
     w.reach("it leads again", |w| w.leader() == Some(leader));
     assert_eq!(copied(&w), 0);

@@ -5,7 +5,7 @@
 //! For the same reason etcd never goes back behind the loss of a volume: the claims of then name volumes that were emptied.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 use tokio::task::JoinSet;
@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use super::site::{MEMBERS, Site, ask, name};
 use crate::dice::Dice;
 use crate::kinds::kinds;
+use crate::lasting::Lasting;
 use crate::support::etcd::Backup;
 use crate::support::harness::harness_outcome;
 use crate::support::operator::NAMESPACE;
@@ -64,15 +65,10 @@ enum Undo {
     Start(&'static str),
 }
 
-struct Active {
-    until: Instant,
-    undo: Undo,
-}
-
 /// See the module.
 pub struct Faults {
     dice: Dice,
-    active: Vec<Active>,
+    active: Lasting<Undo>,
     /// Nodes that are being plugged in or booted again.
     coming: JoinSet<()>,
     backup: Option<Backup>,
@@ -85,7 +81,7 @@ impl Faults {
     pub fn new(seed: u64) -> Self {
         Self {
             dice: Dice::new(seed),
-            active: Vec::new(),
+            active: Lasting::new(),
             coming: JoinSet::new(),
             backup: None,
             requests: 0,
@@ -95,22 +91,20 @@ impl Faults {
 
     /// Ends what is due.
     pub async fn end_due(&mut self) {
-        let now = Instant::now();
-        let (due, rest) = self.active.drain(..).partition(|active: &Active| active.until <= now);
-        self.active = rest;
+        let due = self.active.due();
         self.end(due).await;
     }
 
     /// Ends everything.
     pub async fn end_all(&mut self) {
-        let all = self.active.drain(..).collect();
+        let all = self.active.all();
         self.end(all).await;
         while self.coming.join_next().await.is_some() {}
     }
 
-    async fn end(&mut self, faults: Vec<Active>) {
-        for fault in faults {
-            match fault.undo {
+    async fn end(&mut self, faults: Vec<Undo>) {
+        for undo in faults {
+            match undo {
                 // Its number may have been given to another process since.
                 Undo::Continue(process, line) if processes::arguments(process) == line => {
                     signal(process, Signal::CONT);
@@ -289,7 +283,7 @@ impl Faults {
 
     fn last(&mut self, (from, to): (Duration, Duration), undo: Undo) -> Duration {
         let time = self.dice.time(from, to);
-        self.active.push(Active { until: Instant::now() + time, undo });
+        self.active.begin(time, undo);
         time
     }
 }
