@@ -51,16 +51,15 @@ impl EpochTable {
         Self(Vec::new())
     }
 
-    /// Starts of epochs, ascending.
+    /// Starts of epochs.
     ///
-    /// # Panics
-    /// If the starts do not ascend in epoch and in gsn.
-    pub fn from_starts(starts: Vec<LogPosition>) -> Self {
-        assert!(
-            starts.windows(2).all(|w| w[0].epoch < w[1].epoch && w[0].gsn < w[1].gsn),
-            "epoch starts ascend: {starts:?}"
-        );
-        Self(starts)
+    /// # Errors
+    /// If they do not ascend in epoch and in gsn: two of them that do not.
+    pub fn from_starts(starts: Vec<LogPosition>) -> Result<Self, String> {
+        match starts.windows(2).find(|w| w[0].epoch >= w[1].epoch || w[0].gsn >= w[1].gsn) {
+            Some(w) => Err(format!("{:?} is followed by {:?}: the starts of epochs ascend", w[0], w[1])),
+            None => Ok(Self(starts)),
+        }
     }
 
     /// The starts, ascending.
@@ -118,7 +117,7 @@ mod tests {
     use super::*;
 
     fn table(starts: &[(Epoch, Gsn)]) -> EpochTable {
-        EpochTable::from_starts(starts.iter().map(|&(e, g)| LogPosition::new(e, g)).collect())
+        EpochTable::from_starts(starts.iter().map(|&(e, g)| LogPosition::new(e, g)).collect()).expect("ascending")
     }
 
     #[test]

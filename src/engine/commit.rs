@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::file_keys::is_of;
 use super::format::notes::{Barrier, decode_catalog};
 use super::format::record::{Kind, Record};
 use super::index::{Location, OrderedIndex};
@@ -140,8 +141,11 @@ impl Shard {
         // Looked at where it is: nothing moves in the index meanwhile.
         let is_it = |at: Location| {
             let bury_if_it = |segment: &Segment| {
-                let record = segment.peek(at.offset_bytes()).filter(|record| record.is_of(tree, key));
-                record.inspect(|record| segment.bury(record.len() as u64)).is_some()
+                let is_it = is_of(&self.shared, segment, at.offset_bytes(), tree, key);
+                if is_it && let Some(record) = segment.peek(at.offset_bytes()) {
+                    segment.bury(record.len() as u64);
+                }
+                is_it
             };
             match view.segment(at.segment) {
                 Some(segment) => bury_if_it(segment),
@@ -172,9 +176,14 @@ impl Shard {
         let mut stale = false;
         let found = view.index.get(hash, |at| {
             stale |= view.segment(at.segment).is_none();
-            view.is_key(at, tree, key)
+            view.is_key(&self.shared, at, tree, key)
         });
-        if found.is_none() && stale { self.find(hash, tree, key, |_, _, location| location) } else { found }
+        if found.is_none() && stale {
+            let newer = self.view.load_full();
+            // The index knew a segment that this view does not: the view has been replaced since.
+            return if std::ptr::eq(&*newer, view) { None } else { self.locate(&newer, hash, tree, key) };
+        }
+        found
     }
 
     /// Counts a record that was replaced.

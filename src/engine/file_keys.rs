@@ -14,6 +14,7 @@ use super::hint::{Hint, HintBuilder, HintEntry, HintFigures, HintSubject};
 use super::recovery::walk;
 use super::segment::Segment;
 use super::shared::Shared;
+use crate::position::Gsn;
 
 /// What stays in memory of a file's hint.
 #[derive(Debug)]
@@ -61,6 +62,33 @@ pub(crate) fn hint_of(shared: &Shared, segment: &Segment) -> Result<Hint, Engine
         tracing::warn!(%error, path = %segment.path().display(), "the segment's hint could not be stored");
     }
     Ok(hint)
+}
+
+/// Whether the record at an offset is of this tree and key. What does not verify may say anything: what it was of is
+/// known to the file's hint; without one it is of nobody.
+pub(crate) fn is_of(shared: &Shared, segment: &Segment, offset: u64, tree: u16, key: &[u8]) -> bool {
+    match segment.peek(offset) {
+        Some(record) if record.is_of(tree, key) => true,
+        // Of another key with this hash.
+        Some(record) if record.is_sound() => false,
+        _ => hinted(shared, segment, offset, |entry| entry.tree == tree && entry.key == key).unwrap_or(false),
+    }
+}
+
+/// The sequence number of the record at an offset; none if it does not verify and the file has no hint either.
+pub(crate) fn gsn_of(shared: &Shared, segment: &Segment, offset: u64) -> Option<Gsn> {
+    match segment.peek(offset) {
+        Some(record) if record.is_sound() => Some(record.gsn()),
+        _ => hinted(shared, segment, offset, |entry| entry.gsn),
+    }
+}
+
+/// What the hint of a file says of the record at an offset.
+#[cold]
+fn hinted<R>(shared: &Shared, segment: &Segment, offset: u64, say: impl FnOnce(&HintEntry<'_>) -> R) -> Option<R> {
+    let hint = stored_hint(shared, segment)?;
+    let entry = hint.entries().find(|entry| entry.offset_bytes == offset)?;
+    Some(say(&entry))
 }
 
 /// Reads all of a segment's records, once.

@@ -14,11 +14,12 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use super::error::EngineError;
-use super::file_keys::FileKeys;
+use super::file_keys::{FileKeys, is_of};
 use super::format::manifest::FileEnd;
 use super::format::record::Record;
 use super::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::index::Location;
+use super::shared::Shared;
 use super::spare::Spare;
 use crate::disk::{Disk, DiskFile, DiskMap};
 use crate::position::{EpochTable, Gsn};
@@ -499,9 +500,10 @@ impl View {
         Self { segments, ..self.clone() }
     }
 
-    /// Whether a record is of this tree and key.
-    pub(crate) fn is_key(&self, location: Location, tree: u16, key: &[u8]) -> bool {
-        self.peek(location).is_some_and(|record| record.is_of(tree, key))
+    /// Whether a record is of this tree and key; see [`is_of`].
+    pub(crate) fn is_key(&self, shared: &Shared, location: Location, tree: u16, key: &[u8]) -> bool {
+        let segment = self.segment(location.segment);
+        segment.is_some_and(|segment| is_of(shared, segment, location.offset_bytes(), tree, key))
     }
 }
 

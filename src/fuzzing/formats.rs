@@ -264,7 +264,7 @@ pub(super) fn manifest_seeds() -> Seeds {
         commit: 20,
         committed_time_ms: 1_000,
         mark: tail(2, 30, 5),
-        epochs: EpochTable::from_starts(vec![LogPosition::new(1, 1), LogPosition::new(2, 25)]),
+        epochs: EpochTable::from_starts(vec![LogPosition::new(1, 1), LogPosition::new(2, 25)]).expect("ascending"),
         files: vec![
             FileEntry {
                 id: 3,

@@ -124,7 +124,12 @@ impl StatusBuilder {
             condition::PROGRESSING,
             progressing,
             either(changing, "Transition", either(progressing, "Sync", "Idle")),
-            String::new(),
+            pictures
+                .iter()
+                .filter_map(|p| p.view.change.as_ref())
+                .map(|change| change.text())
+                .collect::<Vec<_>>()
+                .join("; "),
         );
         add(condition::DEGRADED, !all_in_sync, either(all_in_sync, "AllInSync", "MembersMissing"), absent.clone());
         add(condition::REPLICATION_HEALTHY, all_in_sync, either(all_in_sync, "AllInSync", "Behind"), absent);

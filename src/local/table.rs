@@ -10,7 +10,11 @@ pub(crate) fn lines(cluster: &str, status: &ArmdbClusterStatus, up: Duration) ->
         vec![["MEMBER", "PID", "ROLE", "STATE", "EPOCH", "COMMIT", "LAG", "BYTES", "AGE"].map(str::to_owned)];
     for member in status.partitions.iter().flat_map(|partition| &partition.members) {
         let leads = member.role == crate::api::MemberRole::Leader;
-        let lag = |text: String| if leads { "-".to_owned() } else { text };
+        let lag = |text: String| match () {
+            () if leads => "-".to_owned(),
+            () if member.stale => format!("{text}?"),
+            () => text,
+        };
         rows.push([
             member.name.clone(),
             member.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),

@@ -315,7 +315,8 @@ struct Facts {
     /// A leader refuses puts, because its disk is full.
     refuses: Option<String>,
     /// Storage that a human should look at.
-    storage: Option<(&'static str, String)>,
+    /// What is amiss with members' storage, each with its reason.
+    storage: Vec<(&'static str, String)>,
     /// Wall clocks that are too far from the others'.
     skew: Option<String>,
     /// The register is older than what members promised, and nothing is decided.
@@ -366,9 +367,7 @@ impl Facts {
         for ordinal in status.members.len()..replicas {
             self.missing.push(format!("member {ordinal} of partition {} is not observed", seen.id));
         }
-        if let Some((reason, text)) = seen.storage.first() {
-            self.storage.get_or_insert((reason, text.clone()));
-        }
+        self.storage.extend(seen.storage.iter().cloned());
         if let Some(picture) = &seen.picture {
             self.refuses = self.refuses.take().or_else(|| shared::puts_refused(picture));
             self.take_topology(&picture.view);
@@ -412,7 +411,7 @@ impl Facts {
     }
 
     fn is_full(&self) -> bool {
-        self.refuses.is_some() || self.storage.as_ref().is_some_and(|(reason, _)| *reason == shared::DISK_FULL)
+        self.refuses.is_some() || self.storage.iter().any(|(reason, _)| *reason == shared::DISK_FULL)
     }
 
     fn take_missing(&mut self, member: &MemberStatus, pod: Option<&PodFacts>) {
@@ -453,22 +452,8 @@ impl Facts {
         if let Some(change) = &view.change {
             self.changing.get_or_insert_with(|| change.text());
         }
-        let storage = view.conditions.iter().find_map(|condition| {
-            let reason = match condition.kind {
-                "Quarantined" => "Quarantined",
-                "CopiedStorage" => "CopiedStorage",
-                "ForeignStorage" => "ForeignStorage",
-                "LineageOld" => "LineageOld",
-                shared::DISK_FULL => shared::DISK_FULL,
-                "RolledBack" => "RolledBack",
-                "Damaged" => "Damaged",
-                _ => return None,
-            };
-            Some((reason, condition.text.clone()))
-        });
-        if let Some(storage) = storage {
-            self.storage.get_or_insert(storage);
-        }
+        let of_storage = view.conditions.iter().filter(|condition| STORAGE.contains(&condition.kind));
+        self.storage.extend(of_storage.map(|condition| (condition.kind, condition.text.clone())));
         if let Some(text) = regressed(view) {
             self.regressed.get_or_insert_with(|| text.to_owned());
         }
@@ -588,21 +573,25 @@ fn conditions(observed: &Observed<'_>, facts: &Facts) -> Vec<Condition> {
         ),
         None => yes("UpToDate"),
     };
-    let storage = match &facts.storage {
-        Some((reason, text)) => no(reason, text.clone()),
+    // The worst gives the reason; the others are told with it.
+    let mut findings = facts.storage.clone();
+    findings.sort_by_key(|(reason, _)| STORAGE.iter().position(|known| known == reason).unwrap_or(STORAGE.len()));
+    let storage = match findings.first() {
+        Some((reason, _)) => no(reason, findings.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("; ")),
         None => yes("Sound"),
     };
     let configuration = match (&observed.refused, observed.warnings) {
         (Some(why), _) => {
             is_true("Refused", format!("nothing is done about generation {}: {why}", observed.shape.generation))
         }
-        (None, []) => match &facts.skew {
-            Some(text) => is_true("ClockSkew", text.clone()),
-            None => no("Clean", ""),
-        },
         (None, warnings) => {
-            let texts: Vec<_> = warnings.iter().map(|warning| warning.text.as_str()).collect();
-            is_true(warnings[0].reason, texts.join("; "))
+            let skew = facts.skew.iter().map(|text| ("ClockSkew", text.as_str()));
+            let all: Vec<_> =
+                skew.chain(warnings.iter().map(|warning| (warning.reason, warning.text.as_str()))).collect();
+            match all.first() {
+                Some((reason, _)) => is_true(reason, all.iter().map(|(_, text)| *text).collect::<Vec<_>>().join("; ")),
+                None => no("Clean", ""),
+            }
         }
     };
     let degraded = if facts.missing.is_empty() { no("AllPresent", "") } else { is_true("MembersMissing", missing) };
@@ -629,6 +618,10 @@ fn conditions(observed: &Observed<'_>, facts: &Facts) -> Vec<Condition> {
     .collect()
 }
 
+/// What is told of members' storage, the worst first. What keeps a claim from its volume comes after these.
+const STORAGE: [&str; 7] =
+    ["Quarantined", "RolledBack", "CopiedStorage", "ForeignStorage", "LineageOld", "Damaged", shared::DISK_FULL];
+
 /// Why nothing is decided, where the register is older than what members promised.
 fn regressed(view: &view::PartitionView) -> Option<&str> {
     view.conditions.iter().find(|condition| condition.kind == CONFIG_REGRESSED).map(|condition| &*condition.text)
@@ -648,7 +641,8 @@ fn available(observed: &Observed<'_>, facts: &Facts) -> Verdict {
 
 fn progressing(observed: &Observed<'_>, facts: &Facts, serves: bool) -> Verdict {
     if let Some((reason @ ("Bootstrapping" | "FailingOver"), text)) = &facts.not_serving {
-        return is_true(reason, text.clone());
+        let change = facts.changing.as_ref().map(|change| format!("; {change}")).unwrap_or_default();
+        return is_true(reason, format!("{text}{change}"));
     }
     if observed.shape.paused {
         return no("Paused", "");

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::super::facts::Trouble;
 use super::super::rollout::Wait;
 use super::super::tests::view;
@@ -39,12 +41,8 @@ fn seen() -> PartitionSeen {
     }
 }
 
-fn told_with(
-    partitions: &[PartitionSeen],
-    before: Option<&ArmdbClusterStatus>,
-    change: impl FnOnce(&mut Observed<'_>),
-) -> ArmdbClusterStatus {
-    let mut observed = Observed {
+fn observed(partitions: &[PartitionSeen]) -> Observed<'_> {
+    Observed {
         shape: SHAPE,
         cluster_id: None,
         selector: "armdb.io/cluster=kv".into(),
@@ -52,9 +50,17 @@ fn told_with(
         refused: None,
         warnings: &[],
         obstacle: None,
-        before,
+        before: None,
         now: at(2000),
-    };
+    }
+}
+
+fn told_with(
+    partitions: &[PartitionSeen],
+    before: Option<&ArmdbClusterStatus>,
+    change: impl FnOnce(&mut Observed<'_>),
+) -> ArmdbClusterStatus {
+    let mut observed = Observed { before, ..observed(partitions) };
     change(&mut observed);
     status(&observed)
 }
@@ -154,6 +160,66 @@ fn a_full_disk_is_told_and_where_the_leader_has_it_puts_are_not_served() {
         assert_eq!(is(&leader, kind).0, "True", "{kind}: everything but puts is served");
     }
     assert_eq!(leader.phase, Some(Phase::Degraded));
+}
+
+#[test]
+fn of_what_is_amiss_with_storage_the_worst_gives_the_reason_and_all_is_told() {
+    let kinds = ["Damaged", "DiskFull", "LineageOld", "ForeignStorage", "CopiedStorage", "RolledBack", "Quarantined"];
+    for (i, kind) in kinds.into_iter().enumerate() {
+        let alone = told(|seen| view_of(seen).conditions.push(view::Condition { kind, text: format!("it is {kind}") }));
+        assert_eq!(is(&alone, "StorageHealthy"), pair("False", kind));
+        let all = told(|seen| {
+            seen.storage.push(("VolumeUnreachable", "its node is gone".into()));
+            let conditions = &mut view_of(seen).conditions;
+            conditions.extend(kinds[..=i].iter().map(|kind| view::Condition { kind, text: format!("it is {kind}") }));
+        });
+        let worst = if kind == "DiskFull" { "Damaged" } else { kind };
+        assert_eq!(is(&all, "StorageHealthy"), pair("False", worst));
+        let text = says(&all, "StorageHealthy");
+        assert!(text.contains("its node is gone"), "{text}");
+        assert!(kinds[..=i].iter().all(|kind| text.contains(&format!("it is {kind}"))), "{text}");
+    }
+}
+
+#[test]
+fn a_wrong_clock_is_told_beside_what_the_definition_asks_for_in_vain() {
+    let warnings = [Warning { reason: "MonitoringIgnored", text: "no monitor".into() }];
+    let mut skewed = seen();
+    view_of(&mut skewed).conditions.push(view::Condition { kind: "ClockSkew", text: "an hour ahead".into() });
+    let partitions = [skewed];
+    assert_eq!(is(&status(&observed(&partitions)), "ConfigurationWarning"), pair("True", "ClockSkew"));
+    let mut observed = observed(&partitions);
+    observed.warnings = &warnings;
+    let status = status(&observed);
+    assert_eq!(is(&status, "ConfigurationWarning"), pair("True", "ClockSkew"));
+    let text = says(&status, "ConfigurationWarning");
+    assert!(text.contains("an hour ahead") && text.contains("no monitor"), "{text}");
+}
+
+#[test]
+fn a_copy_that_a_candidate_waits_for_is_told_with_its_figures() {
+    let status = told(|seen| {
+        let view = view_of(seen);
+        view.state = view::PartitionState::Electing;
+        view.leader = None;
+        view.change = Some(view::ChangeView {
+            reason: "Failover",
+            step: "Assembling",
+            copying: Some("shard 3: 2 GiB of 5 GiB".into()),
+            epoch: 9,
+            age: Duration::from_secs(30),
+        });
+    });
+    assert_eq!(is(&status, "Progressing"), pair("True", "FailingOver"));
+    let text = says(&status, "Progressing");
+    assert!(text.contains("to epoch 9") && text.contains("shard 3: 2 GiB of 5 GiB"), "{text}");
+}
+
+#[test]
+fn a_leader_without_a_quorum_and_a_lost_register_are_told_apart() {
+    let state = |state| told(|seen| view_of(seen).state = state);
+    assert_eq!(is(&state(view::PartitionState::LeaderNotServing), "Available"), pair("False", "NoQuorum"));
+    assert_eq!(is(&state(view::PartitionState::RegisterLost), "Available"), pair("False", "RegisterLost"));
 }
 
 #[test]

@@ -124,10 +124,7 @@ pub(crate) fn wire_epochs(table: &EpochTable) -> Vec<proto::EpochStart> {
 /// An epoch table that arrived.
 pub(crate) fn epochs(wire: &[proto::EpochStart]) -> Result<EpochTable, ProtocolError> {
     let starts: Vec<_> = wire.iter().map(|s| LogPosition::new(s.epoch, s.gsn)).collect();
-    if starts.windows(2).any(|w| w[0].epoch >= w[1].epoch || w[0].gsn >= w[1].gsn) {
-        return Err(bad("epochs", "the starts of epochs do not ascend"));
-    }
-    Ok(EpochTable::from_starts(starts))
+    EpochTable::from_starts(starts).map_err(|_| bad("epochs", "the starts of epochs do not ascend"))
 }
 
 // ---- parts of messages ----

@@ -307,7 +307,7 @@ impl World {
             }
             Fault::Deafen { member, shard, time } => {
                 self.deaf.insert((member, shard));
-                self.later(time, Occurrence::Hears { member, shard });
+                self.schedule(time, Occurrence::Hears { member, shard });
             }
             Fault::Bridge { member, time } => {
                 let others: Vec<_> =
@@ -321,7 +321,7 @@ impl World {
             }
             Fault::SlowDisk { member, time } => {
                 self.places[member].slow_disk = true;
-                self.later(time, Occurrence::DiskBack { member });
+                self.schedule(time, Occurrence::DiskBack { member });
             }
             Fault::FailSync { member, skip } => self.fail_disk(member, FaultOn::Sync, skip, 1),
             Fault::FailWrite { member, skip } => self.fail_disk(member, FaultOn::Write, skip, 1),
@@ -332,16 +332,16 @@ impl World {
                 place.volume.disk.set_capacity(None);
                 let used = place.volume.used_bytes();
                 place.volume.disk.set_capacity(Some(used + room_bytes));
-                self.later(time, Occurrence::DiskBack { member });
+                self.schedule(time, Occurrence::DiskBack { member });
             }
             Fault::JumpClock { member, by_ms } => self.places[member].wall_off_ms += by_ms,
             Fault::RegisterOut { time } => {
                 self.store.out = true;
-                self.later(time, Occurrence::RegisterBack);
+                self.schedule(time, Occurrence::RegisterBack);
             }
             Fault::SlowRegister { time } => {
                 self.store.slow = true;
-                self.later(time, Occurrence::RegisterBack);
+                self.schedule(time, Occurrence::RegisterBack);
             }
             Fault::TouchRegister => self.store.touch(),
             Fault::Replay => {
@@ -356,7 +356,7 @@ impl World {
             Fault::StopController { controller, time } => {
                 if self.drivers[controller].alive() {
                     self.drivers[controller].stop();
-                    self.later(time, Occurrence::StartController { controller });
+                    self.schedule(time, Occurrence::StartController { controller });
                 }
             }
             Fault::PauseController { controller, time } => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{Cluster, Manifest, PATIENCE, process};
+use crate::support::{Cluster, Manifest, PATIENCE, http, process};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const GIB: u32 = 1 << 30;
@@ -137,28 +137,12 @@ async fn garbage_half_frames_and_a_gibibyte_on_every_port_leave_the_member_servi
     assert_eq!((now.name.as_str(), now.pid), (leader.name.as_str(), Some(pid)), "the leader has changed");
     client.put("a", "2").await.expect("it serves");
     for (path, status) in [("/livez", "200"), ("/readyz", "200"), ("/metrics", "200")] {
-        let answer = http_get(entry.http, path).await;
+        let answer = http::get(entry.http, path).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
         if path == "/metrics" {
-            let malformed: f64 = answer
-                .lines()
-                .filter(|line| line.starts_with("armdb_connections_malformed_total"))
-                .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-                .sum();
+            let malformed = http::sum(&answer, "armdb_connections_malformed_total");
             assert!(malformed >= 30.0, "{malformed} malformed connections are counted:\n{answer}");
         }
     }
     cluster.healthy().await;
-}
-
-async fn http_get(address: SocketAddr, path: &str) -> String {
-    let mut socket = TcpStream::connect(address).await.expect("connected");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-    socket.write_all(request.as_bytes()).await.expect("sent");
-    let mut answer = String::new();
-    tokio::time::timeout(Duration::from_secs(30), socket.read_to_string(&mut answer))
-        .await
-        .expect("an answer")
-        .expect("text");
-    answer
 }

@@ -14,6 +14,7 @@ async fn without_followers_no_write_is_acknowledged_the_answers_say_so_and_it_he
     writers.acknowledge(300).await;
     let mut books = writers.finish().await;
 
+    let leader = cluster.leader().await;
     let followers = cluster.followers().await;
     let mut down = Vec::new();
     for follower in &followers {
@@ -44,6 +45,9 @@ async fn without_followers_no_write_is_acknowledged_the_answers_say_so_and_it_he
     // Whoever asks on the command line is told by the exit code: 3 = certainly not done, 4 = unknown.
     let put = cluster.ask(["put", "alone/cli", "1", "--timeout", "1"]).await;
     assert!(matches!(put.status.code(), Some(3 | 4)), "{}", crate::support::process::told(&put));
+
+    let stands = cluster.metric(&leader.name, "armdb_cannot_commit_seconds").await;
+    assert!(stands > 1.0, "no write quorum has answered for {stands} s");
 
     for guard in down {
         guard.release();

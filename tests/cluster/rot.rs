@@ -51,6 +51,7 @@ async fn a_follower_whose_data_rotted_is_rebuilt_by_itself_and_the_rotten_files_
     let told = logged.lines().find(|line| line.contains("is quarantined")).expect("it is told");
     assert!(told.contains("0000000001.seg"), "{told}");
     assert!(logged.contains("a full copy from the leader begins"), "it was made whole from nowhere");
+    assert!(cluster.metric(&name, "armdb_full_copy_bytes_total").await > 0.0);
     let aside = data.join("shard-000/quarantined");
     let kept = std::fs::read(aside.join("0000000001.seg")).expect("it is kept");
     assert!(kept.starts_with(&rotten[..AT + 500]), "as it was found");
@@ -124,6 +125,8 @@ async fn records_of_a_follower_that_rotted_in_a_file_that_has_ended_are_had_from
     .await;
     cluster.healthy().await;
     assert!(!path.exists(), "another file is in its place");
+    assert!(cluster.metric(&name, "armdb_files_mended_total").await >= 1.0);
+    assert!(cluster.metric(&name, "armdb_shard_damaged_files").await == 0.0, "no file is damaged any more");
     let logged = cluster.logged(&name);
     assert!(!logged.contains("a full copy from the leader begins"), "a few records were enough");
     let token = client.put("last", "1").await.expect("a write").token;

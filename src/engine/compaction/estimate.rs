@@ -98,7 +98,9 @@ impl Shard {
             let bytes = entry.len_bytes * stride;
             let location = Location::at(segment.slot, entry.offset_bytes);
             let hides = match entry.kind {
-                Kind::Delete => view.index.get(entry.hash, |at| view.is_key(at, entry.tree, entry.key)).is_none(),
+                Kind::Delete => {
+                    view.index.get(entry.hash, |at| view.is_key(&self.shared, at, entry.tree, entry.key)).is_none()
+                }
                 Kind::Put if !view.index.contains(entry.hash, location) => false,
                 Kind::Put if entry.expires_ms > 0 && entry.expires_ms <= now_ms => true,
                 Kind::Put if entry.expires_ms > 0 => {

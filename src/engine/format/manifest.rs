@@ -157,15 +157,15 @@ impl Manifest {
         let (next_file_id, mark_chain, log_floor, tombstone_floor) = (r.u32()?, r.u32()?, r.u64()?, r.u64()?);
         let (commit, committed_time_ms, gsn, epoch) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?);
         let mark = LogTail { last: LogPosition { epoch, gsn }, chain: mark_chain };
-        let (epochs, files, drops, trees) = (r.u32()?, r.u32()?, r.u32()?, r.u32()?);
-        let mut starts: Vec<LogPosition> = Vec::new();
-        for _ in 0..epochs {
-            let start = LogPosition { epoch: r.u64()?, gsn: r.u64()? };
-            if starts.last().is_some_and(|last| last.epoch >= start.epoch || last.gsn >= start.gsn) {
-                return Ok(Err("the manifest's epochs do not ascend".into()));
-            }
-            starts.push(start);
+        let (starts_len, files, drops, trees) = (r.u32()?, r.u32()?, r.u32()?, r.u32()?);
+        let mut starts = Vec::new();
+        for _ in 0..starts_len {
+            starts.push(LogPosition { epoch: r.u64()?, gsn: r.u64()? });
         }
+        let epochs = match EpochTable::from_starts(starts) {
+            Ok(epochs) => epochs,
+            Err(why) => return Ok(Err(format!("the manifest's epochs: {why}"))),
+        };
         let (mut entries, mut adopted) = (Vec::new(), BTreeSet::new());
         for _ in 0..files {
             let (entry, is_adopted) = FileEntry::read(r)?;
@@ -192,7 +192,7 @@ impl Manifest {
             commit,
             committed_time_ms,
             mark,
-            epochs: EpochTable::from_starts(starts),
+            epochs,
             files: entries,
             adopted,
             drops,
@@ -231,7 +231,7 @@ mod tests {
             commit: 20,
             committed_time_ms: 99,
             mark: tail(2, 21, 0xabcd),
-            epochs: EpochTable::from_starts(vec![LogPosition::new(1, 1), LogPosition::new(2, 11)]),
+            epochs: EpochTable::from_starts(vec![LogPosition::new(1, 1), LogPosition::new(2, 11)]).expect("ascending"),
             files: vec![
                 FileEntry {
                     id: 7,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::scan::Scan;
 use crate::engine::error::EngineError;
-use crate::engine::file_keys::hint_of;
+use crate::engine::file_keys::{gsn_of, hint_of};
 use crate::engine::format::notes::Barrier;
 use crate::engine::format::record::Kind;
 use crate::engine::hint::Hint;
@@ -62,7 +62,7 @@ pub(crate) fn load(
     for source in &sources {
         let found_ms = source.with_entries(shared, applied, |entries| {
             for entry in entries.iter().rev() {
-                load_entry(view, source.segment, entry, &mut tombstones);
+                load_entry(shared, view, source.segment, entry, &mut tombstones);
             }
         })?;
         time_ms = time_ms.max(found_ms);
@@ -133,17 +133,28 @@ impl Source<'_> {
     }
 }
 
-fn load_entry(view: &View, segment: &Segment, entry: &Entry<'_>, tombstones: &mut Vec<(u64, Location)>) {
-    let old = view.index.get(entry.hash, |at| view.is_key(at, entry.tree, entry.key));
+fn load_entry(
+    shared: &Shared,
+    view: &View,
+    segment: &Segment,
+    entry: &Entry<'_>,
+    tombstones: &mut Vec<(u64, Location)>,
+) {
+    let old = view.index.get(entry.hash, |at| view.is_key(shared, at, entry.tree, entry.key));
     if let Some(old) = old
-        && let Some(known) = view.peek(old)
+        && let Some(holder) = view.segment(old.segment)
     {
-        if known.gsn() >= entry.gsn {
+        // Files come newest first and from their ends: mostly it is known without a look at the record, of which nothing
+        // may be believed before all of it has been read.
+        let newer = old.segment == entry.location.segment
+            || holder.base_gsn() > entry.gsn
+            || gsn_of(shared, holder, old.offset_bytes()).is_none_or(|known| known >= entry.gsn);
+        if newer {
             segment.bury(entry.len);
             return;
         }
-        if let Some(segment) = view.segment(old.segment) {
-            segment.bury(known.len() as u64);
+        if let Some(known) = view.peek(old) {
+            holder.bury(known.len() as u64);
         }
     }
     view.index.insert_or_replace(entry.hash, old, entry.location);
@@ -226,7 +237,7 @@ mod tests {
             load(&shared, &mut view, &[], &cold, u64::MAX).expect("loaded");
             let gsn_of = |key: &str| {
                 let hash = shared.hash(0, key.as_bytes());
-                let at = view.index.get(hash, |at| view.is_key(at, 0, key.as_bytes()))?;
+                let at = view.index.get(hash, |at| view.is_key(&shared, at, 0, key.as_bytes()))?;
                 view.peek(at).map(|record| record.gsn())
             };
             let found: Vec<_> = ["a", "b", "c", "d", "e", "last"].map(gsn_of).into();

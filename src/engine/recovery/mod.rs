@@ -59,6 +59,7 @@ pub(crate) struct Read {
     /// Set when the log has to be cut: in which slot, at which offset.
     cut: Option<(u32, u64)>,
     tail: LogTail,
+    epochs: EpochTable,
     commit: u64,
     committed_time_ms: u64,
     next_slot: u32,
@@ -125,6 +126,7 @@ pub(crate) fn read(
         vouched: 0,
         cut: None,
         tail: LogTail::default(),
+        epochs: EpochTable::new(),
         commit: 0,
         committed_time_ms: 0,
         next_slot: 0,
@@ -148,7 +150,7 @@ pub(crate) fn read(
             read.unused.clear();
             read.trees.clear();
             read.cut = None;
-            (read.tail, read.commit) = (LogTail::default(), 0);
+            (read.tail, read.epochs, read.commit) = (LogTail::default(), EpochTable::new(), 0);
         }
     }
     Ok(read)
@@ -433,27 +435,35 @@ impl Read {
             return unsound(format!("the log ends at {}, but {durable} was durable", tail.last.gsn));
         }
         self.tail = tail;
+        self.epochs = self.epochs(manifest)?;
         Ok(())
     }
 
-    /// The epochs of the recovered log.
-    fn epochs(&self, kept: usize) -> EpochTable {
-        let manifest = self.files.manifest();
-        let before = self.log.first().map_or(self.tail.last.gsn, |(first, _)| first.header.before().last.gsn);
+    /// How many files of the log have a part in it: behind a torn tail there is none.
+    fn kept(&self) -> usize {
+        let cut = self.cut.and_then(|(slot, _)| self.log.iter().position(|(segment, _)| segment.slot == slot));
+        cut.map_or(self.log.len(), |at| at + 1)
+    }
+
+    /// The epochs of the recovered log: of what is in files, those that the files show; before, the manifest's.
+    fn epochs(&self, manifest: &Manifest) -> Result<EpochTable, Trouble> {
+        let log = &self.log[..self.kept()];
+        let before = self.log.first().map_or(self.tail, |(first, _)| first.header.before());
         let mut starts: Vec<LogPosition> = manifest.epochs.starts().to_vec();
-        starts.retain(|start| start.gsn <= before);
-        starts.extend(self.log[..kept].iter().flat_map(|(_, scan)| scan.epochs.iter().copied()));
+        starts.retain(|start| start.gsn <= before.last.gsn);
+        starts.extend(log.iter().flat_map(|(_, scan)| scan.epochs.iter().copied()));
         starts.retain(|start| start.gsn <= self.tail.last.gsn);
-        EpochTable::from_starts(starts)
+        let epochs = EpochTable::from_starts(starts).map_err(Unsound)?;
+        let ends = log.iter().map(|(_, scan)| scan.tail.last);
+        if let Some(end) = std::iter::once(before.last).chain(ends).find(|end| epochs.epoch_at(end.gsn) != end.epoch) {
+            return unsound(format!("the log has {end:?}, by its epochs that is of {}", epochs.epoch_at(end.gsn)));
+        }
+        Ok(epochs)
     }
 
     /// Makes the shard: cuts the torn tail, builds index and overlay.
     pub(crate) fn build(self, shared: &Arc<Shared>, buffered: bool) -> Result<Arc<Shard>, EngineError> {
-        let kept = match self.cut {
-            Some((slot, _)) => self.log.iter().position(|(s, _)| s.slot == slot).map_or(0, |i| i + 1),
-            None => self.log.len(),
-        };
-        let epochs = self.epochs(kept);
+        let kept = self.kept();
         let manifest = self.files.manifest();
         let cluster_id = *shared.cluster_id.read();
         let mut log = Log::new(self.id, shared.relaxed(), buffered, shared.options.segment_bytes, cluster_id);
@@ -461,9 +471,10 @@ impl Read {
         log.next_slot = self.next_slot;
         (log.tail, log.written, log.synced) = (self.tail, self.tail, self.tail);
         log.epoch = self.tail.last.epoch;
-        log.epochs = epochs.clone();
+        log.epochs = self.epochs.clone();
         log.applied = self.log.first().map_or(self.tail, |(first, _)| first.header.before());
-        let mut view = View { index: Arc::default(), segments: Vec::new(), epochs, ordered: Vec::new() };
+        let mut view =
+            View { index: Arc::default(), segments: Vec::new(), epochs: self.epochs.clone(), ordered: Vec::new() };
         for segment in self.log.iter().map(|(segment, _)| segment).chain(&self.cold) {
             view = view.with_segment(segment.clone());
         }

@@ -222,6 +222,61 @@ fn in_outputs_of_compaction_records_are_had_by_key_and_what_is_overwritten_needs
     pair.assert_whole();
 }
 
+/// Where in a record something rots: in each field of its header, in its key.
+const PLACES: [u64; 7] = [0, 4, 8, 12, 16, 20, 26];
+
+#[test]
+fn whatever_of_a_record_rots_what_it_hid_does_not_come_back_with_a_restart() {
+    let is_tombstone = |r: &Record<'_>| r.kind() == Kind::Delete && r.key() == b"key203";
+    for options in [options(), eager()] {
+        for place in PLACES {
+            let mut pair = Pair::new(options.clone());
+            let tombstone = pair.find(is_tombstone);
+            let newer = pair.find(is_put("key100", 500u16 as u8));
+            for (id, at, _) in [tombstone, newer] {
+                pair.disk.rot(&path(id), at + place, b"rot").expect("rotten");
+            }
+            pair.reopen();
+            let value = |key: &str| pair.shard().get(TreeId::DEFAULT, key.as_bytes(), 0);
+            assert!(value("key203").is_ok_and(|found| found.is_none()), "{place}: a removed value is back");
+            let found = value("key100");
+            assert!(
+                found.as_ref().is_err() || found.as_ref().is_ok_and(|v| v.as_ref().is_some_and(|v| v.bytes[0] == 244)),
+                "{place}: an overwritten value is back: {found:?}"
+            );
+            pair.shard().scrub().expect("read");
+            for id in pair.shard().damaged_files() {
+                assert_eq!(pair.shard().mend(id, &pair.had(id)).expect("written"), Mended::Whole, "{place}");
+            }
+            pair.assert_whole();
+        }
+    }
+}
+
+#[test]
+fn a_rotten_record_that_is_overwritten_and_deleted_leaves_nothing_behind() {
+    for place in PLACES {
+        let mut pair = Pair::new(options());
+        let found = pair.find(is_put("key300", 44));
+        pair.disk.rot(&path(found.0), found.1 + place, b"rot").expect("rotten");
+        for batch in [WriteBatch::new().put("key300", "new"), WriteBatch::new().delete("key300")] {
+            append(&pair.leader.shards()[0], 2, &batch);
+            pair.ship();
+            for engine in [&pair.leader, &pair.follower] {
+                commit_all(engine);
+            }
+            assert_eq!(get(pair.shard(), b"key300"), get(&pair.leader.shards()[0], b"key300"), "{place}");
+        }
+        pair.shard().scrub().expect("read");
+        for id in pair.shard().damaged_files() {
+            assert_eq!(pair.shard().mend(id, &pair.had(id)).expect("written"), Mended::Whole, "{place}");
+        }
+        pair.assert_whole();
+        pair.reopen();
+        pair.assert_whole();
+    }
+}
+
 #[test]
 fn nothing_is_replaced_by_what_is_not_the_same_record() {
     let pair = Pair::new(options());

@@ -30,15 +30,15 @@ pub(super) struct Node {
 }
 
 pub(super) struct Group {
-    temp: TempDir,
+    pub(super) temp: TempDir,
     auth: PeerAuth,
-    engine: EngineOptions,
+    pub(super) engine: EngineOptions,
     pub(super) nodes: Vec<Option<Node>>,
     epoch: u64,
 }
 
 impl Group {
-    async fn new(n: usize) -> Self {
+    pub(super) async fn new(n: usize) -> Self {
         Self::with(n, PeerSecret::new("a-secret-of-the-tests").expect("sound").into()).await
     }
 

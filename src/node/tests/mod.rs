@@ -1,5 +1,6 @@
 //! The client services over a stand-in for the replicated member, through real connections on loopback.
 
+mod alarms;
 mod bounds;
 mod garbage;
 mod members;

@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn truncation_alone_proves_nothing() {
-        let mut epochs = EpochTable::from_starts(vec![LogPosition::new(1, 1)]);
+        let mut epochs = EpochTable::from_starts(vec![LogPosition::new(1, 1)]).expect("ascending");
         let entry = LogPosition::new(1, 5);
         assert_eq!(outcome(entry, 4, &epochs), Outcome::Unknown);
         // Truncated to 4, then epoch 2 opens at 5: still unknown until that BARRIER is committed.

@@ -112,7 +112,8 @@ mod tests {
     use super::*;
 
     fn view(starts: &[(u64, u64)], end: Gsn, commit: Gsn) -> LogView {
-        let epochs = EpochTable::from_starts(starts.iter().map(|&(e, g)| LogPosition::new(e, g)).collect());
+        let epochs =
+            EpochTable::from_starts(starts.iter().map(|&(e, g)| LogPosition::new(e, g)).collect()).expect("ascending");
         let last = LogPosition::new(epochs.epoch_at(end), end);
         LogView { state: DataState::Ready, tail: LogTail { last, chain: 0 }, commit, log_floor: 1, epochs }
     }

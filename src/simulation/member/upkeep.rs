@@ -149,14 +149,16 @@ impl Process {
     }
 
     pub(super) fn report_to_all(&mut self, hands: &mut Hands<'_>) {
-        let report = self.report(hands.now);
+        let report = self.report(hands.now, hands.wall_ms);
         for controller in 0..hands.controllers {
             hands.send(Address::Controller(controller), Message::Report(Box::new(report.clone())));
         }
     }
 
-    fn report(&self, now: Duration) -> HealthReport {
+    fn report(&self, now: Duration, wall_ms: u64) -> HealthReport {
         let now = self.clock(now);
+        let skews = self.term.as_ref().map(|term| term.clock_skews(wall_ms, now)).unwrap_or_default();
+        let skew_ms = |sid| skews.get(&sid).copied().unwrap_or(0);
         let shards = self.engine.shards();
         let followers = self
             .sessions
@@ -176,7 +178,7 @@ impl Process {
                     lag_bytes: lag_entries * 100,
                     lag_ms: if lag_entries < 100 { 0 } else { 2000 },
                     durable,
-                    clock_skew_ms: 0,
+                    clock_skew_ms: skew_ms(sid),
                 }
             })
             .collect();
@@ -198,7 +200,7 @@ impl Process {
             caught_up: self.caught_up,
             serving: self.serving(),
             trouble: if sound { String::new() } else { "a shard is quarantined".into() },
-            clock_skew_ms: 0,
+            clock_skew_ms: skew_ms(self.core.sid()),
             leader_stall: self.core.following().map_or(Duration::ZERO, |_| self.leader_stall),
         }
     }

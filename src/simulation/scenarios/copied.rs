@@ -65,6 +65,8 @@ fn a_candidate_copies_what_nobody_has_log_of_and_leads() {
     let (mut w, leader) = gaps();
     w.reach("another member leads", |w| w.leader().is_some_and(|l| l != leader));
     assert_eq!(copied(&w), 1);
+    let told = w.told.clone().unwrap_or_default().join("\n");
+    assert!(told.contains("AssembleCopies"), "{told}");
     w.check_everything();
     w.let_up(leader);
     w.settle();

@@ -1,8 +1,10 @@
 //! Decisions in a world where only what the test does goes wrong: one scenario a test.
 
 mod changes;
+mod clocks;
 mod copied;
 mod damage;
+mod diverged;
 mod failover;
 mod lost_register;
 mod membership;

@@ -404,11 +404,11 @@ fn a_leader_with_a_lease_is_taken_for_gone(mutant: Option<Mutant>) -> (World, u6
     // Connections are reset by something in between: to everybody it looks as if the process had ended.
     for &member in &others {
         let life = w.places[member].life;
-        w.later(ms(0), Occurrence::Gone { member, life, leader: old });
+        w.schedule(ms(0), Occurrence::Gone { member, life, leader: old });
     }
     let event = Event::Disconnected { member: format!("m-{old}"), kind: Disconnect::Reset };
     let life = w.drivers[0].life;
-    w.later(ms(0), Occurrence::Tell { controller: 0, life, event: Box::new(event) });
+    w.schedule(ms(0), Occurrence::Tell { controller: 0, life, event: Box::new(event) });
     let leads = |w: &World, m: usize| w.places[m].process.as_ref().is_some_and(|p| p.leads());
     w.reach("another leads", |w| others.iter().any(|&m| leads(w, m)));
     let next = others.iter().copied().find(|&m| leads(&w, m)).expect("just seen");

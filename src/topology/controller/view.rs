@@ -132,8 +132,8 @@ impl Controller {
             for (sid, skew_ms) in std::iter::once(own).chain(others).filter(|(_, ms)| ms.abs() >= SKEW_MS) {
                 let side = if skew_ms > 0 { "ahead of" } else { "behind" };
                 let text = format!(
-                    "the clock of {} is {} ms {side} the others': mend its time service. Times to live are counted by the \
-                     leader's clock, never more than a second ahead of the median",
+                    "the clock of {} is {} ms {side} the others': mend its time service. Times to live follow the \
+                     voters' clocks, of which a minority may be wrong",
                     self.name_of(sid),
                     skew_ms.abs()
                 );

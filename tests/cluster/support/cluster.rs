@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use tempfile::TempDir;
 
 use super::process::{self, armdb, dies_with_us};
-use super::{LOOK, Manifest, PATIENCE, eventually};
+use super::{LOOK, Manifest, PATIENCE, eventually, http};
 
 /// How much of a log is shown when a test fails.
 const LOG_LINES: usize = 150;
@@ -238,6 +238,11 @@ impl Cluster {
     /// Where a member listens.
     pub fn entry(&self, name: &str) -> MemberEntry {
         self.file().members.into_iter().find(|member| member.name == name).expect("a member")
+    }
+
+    /// A metric of a member, all its labels together.
+    pub async fn metric(&self, name: &str, metric: &str) -> f64 {
+        http::sum(&http::get(self.entry(name).http, "/metrics").await, metric)
     }
 
     /// Its members' names.

@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod counters;
 pub mod data;
+pub mod http;
 pub mod ledger;
 pub mod packages;
 pub mod process;

@@ -180,3 +180,52 @@ impl Assembling {
         (!self.copied.is_empty()).then(|| self.copied.iter().map(told).collect::<Vec<_>>().join(", "))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ident::InstanceId;
+    use crate::topology::message::{InitState, Standing};
+
+    const EPOCH: Epoch = 9;
+
+    fn copying(sid: Sid, staged: u64) -> Told {
+        let standing = Standing {
+            cluster_id: None,
+            lineage: 0,
+            sid,
+            open_count: 1,
+            instance: InstanceId(1),
+            init: InitState::Done,
+            promised: EPOCH,
+            led: 0,
+            live_led: 0,
+            last_config: None,
+        };
+        let refusal = Refusal::Copying { shard: 3, staged, total: 5 << 30 };
+        Told { sid, name: "kv-0-1".into(), result: Ok(Reply::Refused(refusal, Box::new(standing))), trusted: true }
+    }
+
+    #[test]
+    fn a_copy_is_told_with_its_figures_and_lasts_as_long_as_it_brings_more() {
+        let sid = Sid(1);
+        let fencing = Fencing { copy: true, ..Fencing::default() };
+        let choice = Choice { leader: sid, assemble: vec![sid], targets: Vec::new(), as_wished: true };
+        let mut a = Assembling::new(fencing, choice, Duration::ZERO);
+        a.done.clear();
+        let mut call = 0;
+        let mut hear = |a: &mut Assembling, staged, at| {
+            call += 1;
+            a.asked.insert(sid, Asked::UnderWay(call));
+            a.take(call, copying(sid, staged), EPOCH, Duration::from_secs(at));
+            a.deadline
+        };
+        assert_eq!(hear(&mut a, 1 << 30, 100), Duration::from_secs(100) + COPY_STALL);
+        assert_eq!(a.copying().as_deref(), Some("shard 3: 1Gi of 5Gi"));
+        assert_eq!(hear(&mut a, 2 << 30, 200), Duration::from_secs(200) + COPY_STALL);
+        assert_eq!(a.copying().as_deref(), Some("shard 3: 2Gi of 5Gi"));
+        assert_eq!(hear(&mut a, 1 << 30, 300), Duration::from_secs(200) + COPY_STALL, "it has begun anew");
+        assert_eq!(hear(&mut a, 2 << 30, 310), Duration::from_secs(200) + COPY_STALL, "and is where it was");
+        assert!(a.failures.is_empty());
+    }
+}
