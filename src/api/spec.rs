@@ -216,11 +216,11 @@ pub enum RetentionPolicy {
 pub struct LostVolumeSpec {
     /// Manual: the status shows the command that gives the volume up. NodeDeleted: a volume whose Node object
     /// was deleted is given up after delaySeconds and the member starts anew elsewhere, one at a time and only
-    /// while the rest has a safe quorum.
+    /// while the rest has a safe quorum. This version takes NodeDeleted for Manual, with a warning.
     #[serde(default)]
     pub policy: LostVolumePolicy,
 
-    /// How long the Node object must be gone, in seconds.
+    /// How long the Node object must be gone, in seconds. Without effect in this version.
     #[serde(default = "defaults::lost_volume_delay_seconds")]
     #[schemars(range(min = 30, max = 86400))]
     pub delay_seconds: i32,
@@ -493,11 +493,12 @@ pub struct TlsSpec {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct TlsClientSpec {
-    /// Disabled: plain text. Server: clients verify the members. Mutual: members verify clients too.
+    /// Disabled: plain text. Server: clients verify the members. Mutual: members verify clients too. This version
+    /// refuses all but Disabled.
     #[serde(default)]
     pub mode: TlsMode,
 
-    /// Secret with tls.crt, tls.key and ca.crt; the operator makes one when left out.
+    /// Secret with tls.crt, tls.key and ca.crt; the operator makes one when left out. Without effect in this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: Option<String>,
@@ -517,7 +518,8 @@ pub enum TlsMode {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct AuthSpec {
-    /// Secret whose entries are the tokens clients may present. Left out: no authentication.
+    /// Secret whose entries are the tokens clients may present. Left out: no authentication. This version refuses
+    /// a spec that names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: Option<String>,
@@ -527,11 +529,11 @@ pub struct AuthSpec {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct MonitoringSpec {
-    /// Create a PodMonitor.
+    /// Create a PodMonitor. This version does not: it is ignored with a warning.
     #[serde(default)]
     pub pod_monitor: bool,
 
-    /// Create a PrometheusRule with the alerts.
+    /// Create a PrometheusRule with the alerts. This version does not: it is ignored with a warning.
     #[serde(default)]
     pub rules: bool,
 

@@ -191,7 +191,7 @@ pub struct PartitionStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
     /// Bootstrapping, Available (serves writes), Transitioning (leadership is moving), NoQuorum (a leader that
-    /// cannot commit), NoLeader, Unknown.
+    /// cannot commit or does not answer), NoLeader (the register is lost), Unknown.
     #[serde(default)]
     pub state: PartitionState,
     /// One more member can be lost without losing a write or the ability to fail over.
@@ -212,9 +212,9 @@ pub enum PartitionState {
     Available,
     /// Leadership is moving.
     Transitioning,
-    /// There is a leader, but it cannot commit.
+    /// There is a leader, but it cannot commit or does not answer.
     NoQuorum,
-    /// There is no leader.
+    /// The register, which says who leads, is lost.
     NoLeader,
     /// Could not be observed.
     #[default]

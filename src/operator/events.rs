@@ -194,7 +194,7 @@ mod tests {
         let happening = Happening {
             regarding: Regarding { kind: Kind::Cluster, namespace: "prod".into(), name: "kv".into(), uid: "u".into() },
             warning: true,
-            reason: "FailoverStarted".into(),
+            reason: "ChangeStarted".into(),
             note: "é".repeat(2000),
         };
         let event = event(&happening, "kv.1", "operator-0", Timestamp::UNIX_EPOCH);

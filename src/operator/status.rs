@@ -314,7 +314,6 @@ struct Facts {
     safe: usize,
     /// A leader refuses puts, because its disk is full.
     refuses: Option<String>,
-    /// Storage that a human should look at.
     /// What is amiss with members' storage, each with its reason.
     storage: Vec<(&'static str, String)>,
     /// Wall clocks that are too far from the others'.

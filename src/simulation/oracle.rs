@@ -191,9 +191,16 @@ impl Oracle {
                 format!("write {op} was answered \"definitely not\" and is committed as {last:?} of shard {shard}")
             });
         }
+        let (before, seen_ms) = (batch.first_gsn - 1, self.seen.times_ms[shard]);
         for condition in &batch.conditions {
-            if !self.truth[shard].holds(&condition.key, condition.expect, batch.first_gsn - 1, batch.time_ms) {
-                self.broken(|| format!("write {op} was done although its condition {condition:?} did not hold"));
+            let holds = |time_ms| self.truth[shard].holds(&condition.key, condition.expect, before, time_ms);
+            match (holds(batch.time_ms), holds(seen_ms)) {
+                (false, _) => {
+                    self.broken(|| format!("write {op} was done although its condition {condition:?} did not hold"));
+                }
+                // Somebody has seen the value expire since it was judged.
+                (true, false) => self.judged_at(shard, batch.time_ms),
+                (true, true) => {}
             }
         }
     }
@@ -312,7 +319,10 @@ impl Oracle {
 
     /// A client was told that a condition does not hold, judged against the entry `judged_at` at `time_ms`.
     pub(super) fn refused(&mut self, op: Op, shard: usize, condition: &Condition, judged_at: Gsn, time_ms: u64) {
-        self.judged_at(shard, time_ms);
+        // It was judged before it is answered: what was seen meanwhile matters only where it tells another answer.
+        if self.truth[shard].holds(&condition.key, condition.expect, judged_at, self.seen.times_ms[shard]) {
+            self.judged_at(shard, time_ms);
+        }
         self.recorder.failed(op, condition, self.now);
         self.never(op);
         self.seen.gsns[shard] = self.seen.gsns[shard].max(judged_at);

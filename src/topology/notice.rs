@@ -18,7 +18,7 @@ pub enum Severity {
 pub struct Notice {
     /// How much it matters.
     pub severity: Severity,
-    /// One word in CamelCase, stable: `FailoverStarted`, `LeaderDecided`, ...
+    /// One word in CamelCase, stable: `ChangeStarted`, `LeaderDecided`, ...
     pub reason: &'static str,
     /// The sentence.
     pub text: String,

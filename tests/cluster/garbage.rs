@@ -1,7 +1,6 @@
 //! Nonsense on every port of a running member: the connection is closed, memory stays bounded, the member serves.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;

@@ -1,4 +1,4 @@
-//! What a follower appends or cuts, and what it refuses (R3, R6, and the alarm of 5.6).
+//! What a follower appends or cuts, and what it refuses (R3, R6); what shows a broken rule is an alarm.
 
 use crate::ident::Sid;
 use crate::position::{Epoch, Gsn, LogTail};
