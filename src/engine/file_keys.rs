@@ -32,6 +32,14 @@ impl FileKeys {
     }
 }
 
+/// What a record was that does not verify any more, as the hint of its file tells.
+#[derive(Debug)]
+pub(crate) struct Rotten {
+    gsn: Gsn,
+    tree: u16,
+    key: Box<[u8]>,
+}
+
 /// Where the hint of a segment's file is.
 pub(crate) fn hint_path(segment: &Path) -> PathBuf {
     segment.with_extension("hint")
@@ -45,7 +53,8 @@ fn subject(shared: &Shared, segment: &Segment) -> Option<HintSubject> {
 
 /// The stored hint of an ended segment, if it can be believed.
 pub(crate) fn stored_hint(shared: &Shared, segment: &Segment) -> Option<Hint> {
-    Hint::load(&*shared.disk, &hint_path(segment.path()), subject(shared, segment)?)
+    let subject = subject(shared, segment)?;
+    Hint::load(&*shared.disk, &hint_path(segment.path()), subject)
 }
 
 /// The hint of an ended and wholly committed segment: the stored one, or else rebuilt, and stored if that
@@ -71,7 +80,7 @@ pub(crate) fn is_of(shared: &Shared, segment: &Segment, offset: u64, tree: u16, 
         Some(record) if record.is_of(tree, key) => true,
         // Of another key with this hash.
         Some(record) if record.is_sound() => false,
-        _ => hinted(shared, segment, offset, |entry| entry.tree == tree && entry.key == key).unwrap_or(false),
+        _ => hinted(shared, segment, offset, |rotten| rotten.tree == tree && *rotten.key == *key).unwrap_or(false),
     }
 }
 
@@ -79,16 +88,24 @@ pub(crate) fn is_of(shared: &Shared, segment: &Segment, offset: u64, tree: u16, 
 pub(crate) fn gsn_of(shared: &Shared, segment: &Segment, offset: u64) -> Option<Gsn> {
     match segment.peek(offset) {
         Some(record) if record.is_sound() => Some(record.gsn()),
-        _ => hinted(shared, segment, offset, |entry| entry.gsn),
+        _ => hinted(shared, segment, offset, |rotten| rotten.gsn),
     }
 }
 
-/// What the hint of a file says of the record at an offset.
+/// What the hint of a file says of the record at an offset, which does not verify.
 #[cold]
-fn hinted<R>(shared: &Shared, segment: &Segment, offset: u64, say: impl FnOnce(&HintEntry<'_>) -> R) -> Option<R> {
-    let hint = stored_hint(shared, segment)?;
-    let entry = hint.entries().find(|entry| entry.offset_bytes == offset)?;
-    Some(say(&entry))
+fn hinted<R>(shared: &Shared, segment: &Segment, offset: u64, say: impl FnOnce(&Rotten) -> R) -> Option<R> {
+    let mut rotten = segment.rotten.lock();
+    if !rotten.contains_key(&offset) {
+        // All of them at once: where one rotted, others did, and the hint of a large file takes a while.
+        let hint = stored_hint(shared, segment)?;
+        let is_rotten = |entry: &HintEntry<'_>| {
+            entry.offset_bytes == offset || !segment.peek(entry.offset_bytes).is_some_and(|record| record.is_sound())
+        };
+        let of = |entry: HintEntry<'_>| Rotten { gsn: entry.gsn, tree: entry.tree, key: entry.key.into() };
+        rotten.extend(hint.entries().filter(is_rotten).map(|entry| (entry.offset_bytes, of(entry))));
+    }
+    rotten.get(&offset).map(say)
 }
 
 /// Reads all of a segment's records, once.

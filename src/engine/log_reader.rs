@@ -62,13 +62,7 @@ impl ShardLogReader {
                 let record = match Record::parse(bytes.get(offset as usize..).unwrap_or_default()) {
                     Parsed::Record(record) => record,
                     Parsed::Nothing => break,
-                    Parsed::Invalid(why) => {
-                        self.shard.suspect(segment.slot);
-                        return Err(EngineError::Corrupt {
-                            shard: self.shard.id,
-                            what: format!("{} at {offset}: {why}", Segment::file_name(segment.id())),
-                        });
-                    }
+                    Parsed::Invalid(why) => return Err(self.shard.rotten(&segment, offset, why)),
                 };
                 offset += record.len() as u64;
                 match record.kind() {
@@ -147,15 +141,15 @@ impl ShardLogReader {
 
 impl Shard {
     /// Reads the log from the files, from `from` (exclusive) on.
-    pub fn log_reader(self: &Arc<Self>, from: Gsn) -> Result<ShardLogReader, BelowFloor> {
+    pub fn log_reader(self: &Arc<Self>, from: Gsn) -> Result<ShardLogReader, EngineError> {
         let log_floor = self.log_floor();
         if from + 1 < log_floor {
-            return Err(BelowFloor { log_floor });
+            return Err(BelowFloor { log_floor }.into());
         }
-        match self.tail_before(from) {
-            Ok(Some(at)) => Ok(ShardLogReader { shard: self.clone(), at, place: None }),
+        match self.tail_before(from)? {
+            Some(at) => Ok(ShardLogReader { shard: self.clone(), at, place: None }),
             // It was raised meanwhile, or the log does not reach that far.
-            _ => Err(BelowFloor { log_floor: self.log_floor() }),
+            None => Err(BelowFloor { log_floor: self.log_floor() }.into()),
         }
     }
 
@@ -178,7 +172,7 @@ impl Shard {
                 return Ok(Some(tail));
             }
         }
-        Ok(self.walk_to(gsn).map(|(tail, ..)| tail))
+        Ok(self.walk_to(gsn)?.map(|(tail, ..)| tail))
     }
 
     /// The segment and offset where the entry after `at` stands or will stand.
@@ -187,7 +181,7 @@ impl Shard {
         if let Some(next) = segments.iter().find(|segment| segment.header.before() == at && segment.is_open()) {
             return Ok(Some((next.clone(), SEGMENT_HEADER_BYTES)));
         }
-        match self.walk_to(at.last.gsn) {
+        match self.walk_to(at.last.gsn)? {
             Some((tail, segment, offset)) if tail == at => Ok(Some((segment, offset))),
             Some((tail, ..)) => Err(EngineError::Corrupt {
                 shard: self.id,
@@ -201,19 +195,27 @@ impl Shard {
         }
     }
 
-    /// Walks the segment that holds `gsn` from its start; checksums are not verified on the way.
-    pub(crate) fn walk_to(&self, gsn: Gsn) -> Option<(LogTail, Arc<Segment>, u64)> {
+    /// Walks the segment that holds `gsn` from its start. A record that rotted on the way is an error: the chain behind it
+    /// would be another than everybody else's, and whoever is told of it would call its own log wrong.
+    pub(crate) fn walk_to(&self, gsn: Gsn) -> Result<Option<(LogTail, Arc<Segment>, u64)>, EngineError> {
         let segments = self.log_segments();
-        let at = segments.partition_point(|segment| segment.base_gsn() <= gsn + 1).checked_sub(1)?;
+        let Some(at) = segments.partition_point(|segment| segment.base_gsn() <= gsn + 1).checked_sub(1) else {
+            return Ok(None);
+        };
         // The newest segment may begin after `gsn` and be empty: the walk of the one before ends there too.
-        let segment = segments[..=at].iter().rev().find(|segment| segment.base_gsn() <= gsn).or(segments.get(at))?;
+        let segment = segments[..=at].iter().rev().find(|segment| segment.base_gsn() <= gsn).unwrap_or(&segments[at]);
         let bytes = segment.log_bytes();
         let mut tail = segment.header.before();
         let mut offset = SEGMENT_HEADER_BYTES as usize;
         if tail.last.gsn == gsn {
-            return Some((tail, segment.clone(), offset as u64));
+            return Ok(Some((tail, segment.clone(), offset as u64)));
         }
-        while let Some(record) = bytes.get(offset..).and_then(Record::peek) {
+        loop {
+            let record = match Record::parse(bytes.get(offset..).unwrap_or_default()) {
+                Parsed::Record(record) => record,
+                Parsed::Nothing => break,
+                Parsed::Invalid(why) => return Err(self.rotten(segment, offset as u64, why)),
+            };
             offset += record.len();
             match record.kind() {
                 Kind::Mark => continue,
@@ -226,10 +228,17 @@ impl Shard {
             tail.last.gsn += 1;
             tail.chain = chain(tail.chain, record.crc());
             if tail.last.gsn == gsn {
-                return Some((tail, segment.clone(), offset as u64));
+                return Ok(Some((tail, segment.clone(), offset as u64)));
             }
         }
-        None
+        Ok(None)
+    }
+
+    /// What a reader of the log is told of a record that does not verify; the file is looked at.
+    fn rotten(&self, segment: &Segment, offset: u64, why: &str) -> EngineError {
+        self.suspect(segment.slot);
+        let what = format!("{} at {offset}: {why}", Segment::file_name(segment.id()));
+        EngineError::Corrupt { shard: self.id, what }
     }
 
     /// What follows `from` (exclusive), from memory: about `max_bytes`, one larger batch travels alone.

@@ -5,6 +5,7 @@
 //! never changed again, and whoever loads it (acquire) sees them. A segment of the log may exist before its
 //! file does: under `Disk` the scheduler makes the file when it first has something to write there.
 
+use std::collections::HashMap;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +15,7 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use super::error::EngineError;
-use super::file_keys::{FileKeys, is_of};
+use super::file_keys::{FileKeys, Rotten, is_of};
 use super::format::manifest::FileEnd;
 use super::format::record::Record;
 use super::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -58,6 +59,8 @@ pub(crate) struct Segment {
     cold: AtomicBool,
     /// What is known of its keys, once it does not change any more and is wholly committed.
     keys: OnceLock<FileKeys>,
+    /// Records that were found not to verify, by their offsets.
+    pub(crate) rotten: Mutex<HashMap<u64, Rotten>>,
 }
 
 #[derive(Debug)]
@@ -144,6 +147,7 @@ impl Segment {
             listed: AtomicBool::new(false),
             synced: AtomicBool::new(false),
             crc: Mutex::new(None),
+            rotten: Mutex::default(),
             dead_bytes: AtomicU64::new(0),
             cold: AtomicBool::new(header.compacted),
             keys: OnceLock::new(),

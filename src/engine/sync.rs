@@ -40,6 +40,21 @@ struct Round<'a> {
     dirty: Vec<Arc<Segment>>,
 }
 
+/// Rounds until everything that is applied is durable here.
+///
+/// # Errors
+/// [`EngineError::DiskFull`] if there is no room for the log's end; a failed engine.
+pub(crate) fn until_applied(shard: &Arc<Shard>) -> Result<(), EngineError> {
+    let target = shard.applied();
+    while shard.synced() < target {
+        round(&shard.shared, std::slice::from_ref(shard))?;
+        if shard.synced() < target && shard.shared.no_room.load(Ordering::Acquire) {
+            return Err(EngineError::DiskFull("the log's end could not be written, and this rests on it".into()));
+        }
+    }
+    Ok(())
+}
+
 /// One round over the shards; whether there was anything to do.
 pub(crate) fn round(shared: &Shared, shards: &[Arc<Shard>]) -> Result<bool, EngineError> {
     shared.poison.check()?;

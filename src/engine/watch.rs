@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::error::{BelowFloor, EngineError};
+use super::error::EngineError;
 use super::format::record::{Kind, Record};
 use super::log_reader::ShardLogReader;
 use super::shard::Shard;
@@ -119,7 +119,7 @@ fn event(bytes: &Bytes, record: &Record<'_>, epoch: Epoch) -> Option<WatchEvent>
 
 impl Shard {
     /// Committed changes after `after`.
-    pub fn watch_from(self: &Arc<Self>, after: Gsn) -> Result<WatchReader, BelowFloor> {
+    pub fn watch_from(self: &Arc<Self>, after: Gsn) -> Result<WatchReader, EngineError> {
         let reader = self.log_reader(after)?;
         Ok(WatchReader { shard: self.clone(), reader, waiting: std::collections::VecDeque::new() })
     }

@@ -158,8 +158,10 @@ impl Watch {
                 return Ok(false);
             }
             check_on_history(&self.core, watched.shard, watched.after)?;
-            let reader =
-                data.watch_from(watched.after.gsn).map_err(|below| compacted(&self.core, watched, below.log_floor))?;
+            let reader = data.watch_from(watched.after.gsn).map_err(|error| match error {
+                EngineError::BelowFloor(below) => compacted(&self.core, watched, below.log_floor),
+                other => other.into(),
+            })?;
             watched.reader = Some(reader);
         }
         let Some(reader) = &mut watched.reader else { return Ok(false) };

@@ -617,9 +617,19 @@ fn conditions(observed: &Observed<'_>, facts: &Facts) -> Vec<Condition> {
     .collect()
 }
 
-/// What is told of members' storage, the worst first. What keeps a claim from its volume comes after these.
-const STORAGE: [&str; 7] =
-    ["Quarantined", "RolledBack", "CopiedStorage", "ForeignStorage", "LineageOld", "Damaged", shared::DISK_FULL];
+/// What is told of members' storage, the worst first: data that count for nothing, volumes that a human must decide about,
+/// what mends itself or wants room.
+const STORAGE: [&str; 9] = [
+    "Quarantined",
+    "RolledBack",
+    "VolumeUnreachable",
+    "CopiedStorage",
+    "ForeignStorage",
+    "LineageOld",
+    "Damaged",
+    shared::DISK_FULL,
+    "ResizeUnsupported",
+];
 
 /// Why nothing is decided, where the register is older than what members promised.
 fn regressed(view: &view::PartitionView) -> Option<&str> {

@@ -169,14 +169,14 @@ fn of_what_is_amiss_with_storage_the_worst_gives_the_reason_and_all_is_told() {
         let alone = told(|seen| view_of(seen).conditions.push(view::Condition { kind, text: format!("it is {kind}") }));
         assert_eq!(is(&alone, "StorageHealthy"), pair("False", kind));
         let all = told(|seen| {
-            seen.storage.push(("VolumeUnreachable", "its node is gone".into()));
+            seen.storage.push(("ResizeUnsupported", "it does not grow".into()));
             let conditions = &mut view_of(seen).conditions;
             conditions.extend(kinds[..=i].iter().map(|kind| view::Condition { kind, text: format!("it is {kind}") }));
         });
         let worst = if kind == "DiskFull" { "Damaged" } else { kind };
         assert_eq!(is(&all, "StorageHealthy"), pair("False", worst));
         let text = says(&all, "StorageHealthy");
-        assert!(text.contains("its node is gone"), "{text}");
+        assert!(text.contains("it does not grow"), "{text}");
         assert!(kinds[..=i].iter().all(|kind| text.contains(&format!("it is {kind}"))), "{text}");
     }
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::engine::{BelowFloor, EngineError, LogChunk, Shard, ShardLogReader, TailRead};
+use crate::engine::{EngineError, LogChunk, Shard, ShardLogReader, TailRead};
 use crate::position::Gsn;
 
 /// Bytes of a chunk, about; one larger batch travels alone.
@@ -78,10 +78,7 @@ impl ReplicationCursor {
 /// Why a cursor cannot go on: the follower says hello again.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CursorError {
-    /// The log no longer reaches back.
-    #[error(transparent)]
-    BelowFloor(#[from] BelowFloor),
-    /// A file could not be read.
+    /// The log no longer reaches back, or a file could not be read.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// What was read does not follow what was sent.

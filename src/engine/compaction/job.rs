@@ -107,7 +107,8 @@ impl<'a> Job<'a> {
         for output in &mut self.outputs {
             output.finish()?;
         }
-        self.make_durable()
+        // Everything that anything was judged by.
+        Ok(sync::until_applied(self.shard)?)
     }
 
     /// A compaction that would fill the disk is better not begun.
@@ -182,20 +183,6 @@ impl<'a> Job<'a> {
             Some(output) => output.push(record),
             None => unreachable!("one was just made"),
         }
-    }
-
-    /// Everything that is committed, and so everything that anything was judged by, is durable here.
-    fn make_durable(&self) -> Result<(), Ended> {
-        let shard = self.shard;
-        let target = shard.applied();
-        while shard.synced() < target {
-            sync::round(&shard.shared, std::slice::from_ref(shard))?;
-            if shard.synced() < target && shard.shared.no_room.load(Ordering::Acquire) {
-                let what = "the log's end could not be written, and compaction rests on it".into();
-                return Err(EngineError::DiskFull(what).into());
-            }
-        }
-        Ok(())
     }
 
     /// What the inputs were seen in.

@@ -31,6 +31,7 @@ use super::index::Location;
 use super::segment::{Segment, io_error};
 use super::shard::Shard;
 use super::shard_state::ShardState;
+use super::sync;
 use crate::position::Gsn;
 
 /// The scrub reads so much a second, on average.
@@ -238,7 +239,7 @@ impl Shard {
     }
 
     /// Mends the damaged file `id` with entries as others hold them, by gsn.
-    pub fn mend(&self, id: u32, had: &BTreeMap<Gsn, Bytes>) -> Result<Mended, EngineError> {
+    pub fn mend(self: &Arc<Self>, id: u32, had: &BTreeMap<Gsn, Bytes>) -> Result<Mended, EngineError> {
         self.shared.poison.check()?;
         let holes = match self.holes_of(id) {
             Ok(holes) => holes,
@@ -258,6 +259,8 @@ impl Shard {
                 return Ok(Mended::Hopeless(format!("{}: {why}", Segment::file_name(id))));
             }
         };
+        // What is nobody's newest value any more may be made up: what is newer must be durable then.
+        sync::until_applied(self)?;
         self.replace_file(&segment, &mended, end)?;
         self.no_more_damaged(id)
     }
@@ -303,7 +306,11 @@ impl Shard {
         });
         self.shared.failing(switched)?;
         new.listed.store(true, Ordering::Release);
-        self.view.rcu(|view| view.with_segment(new.clone()));
+        {
+            // Whoever applies sees either the rotten records, with the hint that tells what they were, or the mended ones.
+            let _apply = self.apply.lock();
+            self.view.rcu(|view| view.with_segment(new.clone()));
+        }
         drop(files);
         Files::unlink(&self.shared, &self.dir, [old.id()]);
         tracing::info!(shard = self.id, was = old.id(), is = id, "a damaged file is mended");
@@ -334,7 +341,7 @@ impl Shard {
             self.find(hash, *tree, key, |_, record, _| sound(record)).flatten()
         });
         by_key.or_else(|| {
-            let (_, segment, mut offset) = self.walk_to(wanted.gsn.checked_sub(1)?)?;
+            let (_, segment, mut offset) = self.walk_to(wanted.gsn.checked_sub(1)?).ok()??;
             loop {
                 let Parsed::Record(record) = Record::parse(segment.log_bytes().get(offset as usize..)?) else {
                     return None;

@@ -30,11 +30,12 @@ use super::file_keys::{FileKeys, hint_of, stored_hint};
 use super::files::{Files, SHARD_META};
 use super::format::manifest::{FileEnd, FileEntry, Manifest};
 use super::format::notes::decode_catalog;
-use super::format::record::Kind;
+use super::format::record::{Kind, Record};
 use super::format::segment_header::SegmentHeader;
 use super::format::shard_meta::{SHARD_META_MAGIC, ShardMeta};
 use super::format::slots;
 use super::full_sync::{discard_staged, is_staging};
+use super::hint::HintEntry;
 use super::index::Location;
 use super::log::Log;
 use super::overlay::ENTRY_BYTES;
@@ -174,6 +175,8 @@ impl Read {
         if let Some(note) = noted {
             self.check_fault(shared, &manifest, note)?;
         }
+        // Before what files tell: of two records of one tree the first counts.
+        self.trees.extend(manifest.trees.iter().cloned());
         self.read_segments(shared, &manifest)?;
         self.join(&manifest)?;
         self.commit = self.commit.max(manifest.commit).max(manifest.log_floor.saturating_sub(1));
@@ -181,7 +184,6 @@ impl Read {
             return unsound(format!("the log ends at {}, below its commit {}", self.tail.last.gsn, self.commit));
         }
         self.committed_time_ms = self.committed_time_ms.max(manifest.committed_time_ms);
-        self.trees.extend(manifest.trees.iter().cloned());
         for (segment, scan) in &self.log {
             for entry in scan.entries.iter().filter(|e| e.kind == Kind::Catalog && e.tail.last.gsn <= self.commit) {
                 self.trees.extend(segment.peek(entry.offset).and_then(|record| decode_catalog(&record)));
@@ -651,7 +653,8 @@ fn read_cold(shared: &Arc<Shared>, segment: Arc<Segment>) -> Result<FileRead, Tr
         other => Trouble::Error(other),
     })?;
     let catalogs = hint.entries().filter(|entry| entry.kind == Kind::Catalog);
-    let trees = catalogs.filter_map(|entry| decode_catalog(&segment.peek(entry.offset_bytes)?)).collect();
+    let sound = |entry: HintEntry<'_>| segment.peek(entry.offset_bytes).filter(Record::is_sound);
+    let trees = catalogs.filter_map(|entry| decode_catalog(&sound(entry)?)).collect();
     let committed_time_ms = hint.committed_time_ms;
     segment.set_keys(FileKeys::of(hint));
     segment.set_cold();

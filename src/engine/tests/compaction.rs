@@ -290,8 +290,13 @@ fn readers_writers_and_scans_go_on_while_files_are_rewritten() {
         scope.spawn(move || reader(2));
         let mut round = 0;
         while shard.housekeeping_report().compactions < 20 {
-            round += 1;
-            write(round);
+            // No more than compaction can follow, with whatever share of the processors it has.
+            if shard.log_segments().len() < 40 {
+                round += 1;
+                write(round);
+            } else {
+                std::thread::yield_now();
+            }
         }
         done.store(true, Ordering::Release);
     });
@@ -369,8 +374,9 @@ fn a_keeper_holds_the_log_for_a_laggard_and_a_reader_that_was_overtaken_is_told(
     let first = overtaken.next_chunk(1).expect_err("it had not begun");
     assert!(matches!(first, EngineError::BelowFloor(BelowFloor { log_floor }) if log_floor == floor), "{first}");
     assert!(matches!(reader.next_chunk(1), Err(EngineError::BelowFloor(_))));
-    assert!(shard.log_reader(3).is_err_and(|below| below.log_floor == floor));
-    assert!(shard.watch_from(3).is_err_and(|below| below.log_floor == floor));
+    let below = |error: EngineError| matches!(error, EngineError::BelowFloor(below) if below.log_floor == floor);
+    assert!(shard.log_reader(3).is_err_and(below));
+    assert!(shard.watch_from(3).is_err_and(below));
     let mut reader = shard.log_reader(floor - 1).expect("from the floor on");
     let mut gsn = floor - 1;
     while let Some(chunk) = reader.next_chunk(10_000).expect("read") {

@@ -254,6 +254,26 @@ fn whatever_of_a_record_rots_what_it_hid_does_not_come_back_with_a_restart() {
 }
 
 #[test]
+fn nobody_is_told_a_chain_that_goes_through_a_record_that_rotted() {
+    for place in PLACES {
+        let mut pair = Pair::new(options());
+        // Nothing of the log is in memory.
+        pair.reopen();
+        let (id, at, gsn) = pair.find(is_put("key300", 44));
+        let before = pair.shard().chain_at(gsn + 3).expect("sound");
+        assert!(before.is_some());
+        pair.disk.rot(&path(id), at + place, b"rot").expect("rotten");
+        let told = pair.shard().chain_at(gsn + 3);
+        assert!(matches!(told, Err(EngineError::Corrupt { .. })), "{place}: {told:?}, {before:?} is right");
+        let reads = pair.shard().log_reader(gsn + 3);
+        assert!(matches!(reads, Err(EngineError::Corrupt { .. })), "{place}");
+        assert!(pair.shard().log_reader(gsn - 1).is_ok(), "{place}: what lies before it is sound");
+        compact_all(&pair.follower);
+        assert_eq!(pair.shard().state(), ShardState::Damaged { files: vec![id] }, "{place}: whoever reads it finds it");
+    }
+}
+
+#[test]
 fn a_rotten_record_that_is_overwritten_and_deleted_leaves_nothing_behind() {
     for place in PLACES {
         let mut pair = Pair::new(options());
