@@ -10,10 +10,14 @@ pub(crate) fn lines(cluster: &str, status: &ArmdbClusterStatus, up: Duration) ->
         vec![["MEMBER", "PID", "ROLE", "STATE", "EPOCH", "COMMIT", "LAG", "BYTES", "AGE"].map(str::to_owned)];
     for member in status.partitions.iter().flat_map(|partition| &partition.members) {
         let leads = member.role == crate::api::MemberRole::Leader;
-        let lag = |text: String| match () {
-            () if leads => "-".to_owned(),
-            () if member.stale => format!("{text}?"),
-            () => text,
+        let lag = |text: String| {
+            if leads {
+                "-".to_owned()
+            } else if member.stale {
+                format!("{text}?")
+            } else {
+                text
+            }
         };
         rows.push([
             member.name.clone(),

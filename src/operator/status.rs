@@ -575,8 +575,8 @@ fn conditions(observed: &Observed<'_>, facts: &Facts) -> Vec<Condition> {
     // The worst gives the reason; the others are told with it.
     let mut findings = facts.storage.clone();
     findings.sort_by_key(|(reason, _)| STORAGE.iter().position(|known| known == reason).unwrap_or(STORAGE.len()));
-    let storage = match findings.first() {
-        Some((reason, _)) => no(reason, findings.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("; ")),
+    let storage = match first_and_all(&findings) {
+        Some((reason, text)) => no(reason, text),
         None => yes("Sound"),
     };
     let configuration = match (&observed.refused, observed.warnings) {
@@ -584,11 +584,10 @@ fn conditions(observed: &Observed<'_>, facts: &Facts) -> Vec<Condition> {
             is_true("Refused", format!("nothing is done about generation {}: {why}", observed.shape.generation))
         }
         (None, warnings) => {
-            let skew = facts.skew.iter().map(|text| ("ClockSkew", text.as_str()));
-            let all: Vec<_> =
-                skew.chain(warnings.iter().map(|warning| (warning.reason, warning.text.as_str()))).collect();
-            match all.first() {
-                Some((reason, _)) => is_true(reason, all.iter().map(|(_, text)| *text).collect::<Vec<_>>().join("; ")),
+            let mut findings: Vec<_> = facts.skew.iter().map(|text| ("ClockSkew", text.clone())).collect();
+            findings.extend(warnings.iter().map(|warning| (warning.reason, warning.text.clone())));
+            match first_and_all(&findings) {
+                Some((reason, text)) => is_true(reason, text),
                 None => no("Clean", ""),
             }
         }
@@ -615,6 +614,12 @@ fn conditions(observed: &Observed<'_>, facts: &Facts) -> Vec<Condition> {
     .into_iter()
     .map(|(kind, verdict)| told(observed, kind, verdict))
     .collect()
+}
+
+/// The reason of the first of these, and what all of them say.
+fn first_and_all(findings: &[(&'static str, String)]) -> Option<(&'static str, String)> {
+    let texts: Vec<_> = findings.iter().map(|(_, text)| text.as_str()).collect();
+    findings.first().map(|(reason, _)| (*reason, texts.join("; ")))
 }
 
 /// What is told of members' storage, the worst first: data that count for nothing, volumes that a human must decide about,

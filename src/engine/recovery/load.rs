@@ -3,7 +3,8 @@
 //!
 //! Files are merged newest first, so that most entries are put in place once; tombstones stay in the table
 //! until every file is merged: only then is it known that no older put of their key is left anywhere. Of a
-//! file with a hint no value is read, only, where two records may be of one key, the key. Ordered indexes are
+//! file with a hint no value is read, only, where two records may be of one key, the key; all of a record, where
+//! the gsns of two outputs of compaction overlap and which is newer is not known otherwise. Ordered indexes are
 //! filled afterwards, oldest file first and each file's keys sorted: data that was loaded in order makes dense
 //! leaves again.
 

@@ -128,8 +128,7 @@ impl Assembling {
     pub(super) fn take(&mut self, call: u64, told: Told, epoch: Epoch, now: Duration) {
         let sid = told.sid;
         if self.fencing.asked_with(call, sid) {
-            self.fencing.overtaken = self.fencing.overtaken.max(told.promised_later(epoch));
-            self.better |= self.fencing.take(told, now);
+            self.better |= self.fencing.take(told, epoch, now);
             return;
         }
         if !self.asked.get(&sid).is_some_and(|asked| asked.with(call)) {

@@ -273,8 +273,9 @@ impl Fencing {
         self.asked.get(&sid).is_some_and(|asked| asked.with(call))
     }
 
-    /// An answer to FENCE; whether it is a promise.
-    pub(super) fn take(&mut self, told: Told, now: Duration) -> bool {
+    /// An answer to FENCE for `epoch`; whether it is a promise.
+    pub(super) fn take(&mut self, told: Told, epoch: Epoch, now: Duration) -> bool {
+        self.overtaken = self.overtaken.max(told.promised_later(epoch));
         let Told { sid, name, result, trusted } = told;
         self.asked.remove(&sid);
         match result {

@@ -256,8 +256,7 @@ impl Controller {
         let told = Told { sid, name, result: result.map(|reply| *reply), trusted };
         match &mut change.step {
             Step::Fencing(fencing) if fencing.asked_with(id, sid) => {
-                fencing.overtaken = fencing.overtaken.max(told.promised_later(epoch));
-                fencing.take(told, now);
+                fencing.take(told, epoch, now);
             }
             Step::Assembling(assembling) => assembling.take(id, told, epoch, now),
             Step::Promoting(promoting) => promoting.take(id, told, epoch, now),
