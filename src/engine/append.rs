@@ -118,9 +118,7 @@ impl Shard {
         if !self.ready.load(Ordering::Acquire) {
             return Err(refused("opening an epoch"));
         }
-        self.note_committed_time(0);
         let mut bytes = Vec::new();
-        let body_crc = Barrier { epoch, time_ms }.encode(&mut bytes);
         loop {
             let log = self.log.lock();
             if epoch <= log.tail.last.epoch {
@@ -129,6 +127,9 @@ impl Shard {
                     reason: format!("{epoch} does not follow {} of the log", log.tail.last.epoch),
                 });
             }
+            let time_ms = time_ms.max(self.time_of_log(&log));
+            bytes.clear();
+            let body_crc = Barrier { epoch, time_ms }.encode(&mut bytes);
             let mut log = match self.make_room(log, bytes.len() as u64, true)? {
                 Room::Here(log) => log,
                 Room::Again => continue,
@@ -139,7 +140,8 @@ impl Shard {
             let location = log.put_entry(&bytes, crc);
             log.end_batch();
             let tail = log.tail;
-            log.overlay.push(None, location, Kind::Barrier, true, tail, time_ms);
+            log.overlay.push(None, location, Kind::Barrier, true, tail);
+            log.time.go_on(time_ms, tail.last.gsn);
             log.open = Some(epoch);
             self.account(&log, bytes.len() as u64, 1);
             self.publish_epochs(&log);
@@ -150,25 +152,37 @@ impl Shard {
         }
     }
 
+    /// The largest time that anything of the log was judged by: what was told, and what its BARRIERs say that are not
+    /// applied.
+    fn time_of_log(&self, log: &Log) -> u64 {
+        let view = self.view.load();
+        let barriers = log.overlay.iter().filter(|entry| entry.kind == Kind::Barrier).filter_map(|entry| {
+            let record = log.unwritten(entry.location).or_else(|| view.peek(entry.location))?;
+            Barrier::decode(&record).ok().map(|barrier| barrier.time_ms)
+        });
+        let told = self.told_time_ms.load(Ordering::Acquire).max(log.time.end_ms());
+        barriers.fold(told, u64::max)
+    }
+
     /// Appends answer `NotLeader` from now on.
     pub fn close_epoch(&self) {
         self.log.lock().open = None;
     }
 
     /// Judges the conditions and appends the batch.
-    pub fn append(&self, epoch: Epoch, batch: &WriteBatch, time_ms: u64) -> Result<Appended, AppendError> {
+    pub fn append(&self, epoch: Epoch, batch: &WriteBatch) -> Result<Appended, AppendError> {
         ENCODED.with_borrow_mut(|encoded| {
             encoded.clear();
             let view = self.direct_view();
             let dynamic = self.encode(batch, view.as_deref(), encoded)?;
-            self.append_encoded(epoch, encoded, &batch.conditions, dynamic.then_some(batch), view.as_deref(), time_ms)
+            self.append_encoded(epoch, encoded, &batch.conditions, dynamic.then_some(batch), view.as_deref())
         })
     }
 
     /// As [`Self::append`], for one operation.
-    pub(crate) fn append_single(&self, epoch: Epoch, op: SingleOp<'_>, time_ms: u64) -> Result<Appended, AppendError> {
+    pub(crate) fn append_single(&self, epoch: Epoch, op: SingleOp<'_>) -> Result<Appended, AppendError> {
         if self.is_direct()
-            && let Some(appended) = self.append_direct(epoch, &op, time_ms)?
+            && let Some(appended) = self.append_direct(epoch, &op)?
         {
             return Ok(appended);
         }
@@ -176,7 +190,7 @@ impl Shard {
             encoded.clear();
             let view = self.direct_view();
             self.encode_single(&op, false, view.as_deref(), encoded)?;
-            self.append_encoded(epoch, encoded, &[], None, view.as_deref(), time_ms)
+            self.append_encoded(epoch, encoded, &[], None, view.as_deref())
         })
     }
 
@@ -338,7 +352,6 @@ impl Shard {
         conditions: &[Condition],
         creates: Option<&WriteBatch>,
         view: Option<&Arc<View>>,
-        time_ms: u64,
     ) -> Result<Appended, AppendError> {
         self.check_open(encoded.has_put)?;
         // Touched before the lock, so that judging under it finds the records in the cache.
@@ -352,11 +365,11 @@ impl Shard {
             }
         }
         loop {
-            let log = self.log.lock();
+            let mut log = self.log.lock();
             if log.open != Some(epoch) {
                 return Err(AppendError::NotLeader);
             }
-            if let Some((index, judged_at)) = self.judge(&log, conditions) {
+            if let Some((index, judged_at)) = self.judge(&mut log, conditions) {
                 return Ok(Appended::ConditionFailed { index, judged_at });
             }
             if let Some(batch) = creates {
@@ -370,12 +383,12 @@ impl Shard {
                 Ok(Room::Again) => continue,
                 Err(error) => return Err(no_room(&error)),
             };
-            return Ok(self.put_batch(&mut log, encoded, view, time_ms).finish(self, log));
+            return Ok(self.put_batch(&mut log, encoded, view).finish(self, log));
         }
     }
 
     /// With a view, which need not be the newest, what is put is applied at once.
-    fn put_batch(&self, log: &mut Log, encoded: &mut Encoded, view: Option<&Arc<View>>, time_ms: u64) -> Written {
+    fn put_batch(&self, log: &mut Log, encoded: &mut Encoded, view: Option<&Arc<View>>) -> Written {
         log.begin_batch(self.commit(), self.committed_time_ms());
         let first_gsn = log.tail.last.gsn + 1;
         let view = view.filter(|_| log.overlay.len() == 0);
@@ -389,7 +402,7 @@ impl Shard {
                 Some(view) => self.apply_record(view, record.kind, record.hash, location, bytes),
                 None => {
                     let tail = log.tail;
-                    log.overlay.push(record.hash, location, record.kind, i + 1 == count, tail, time_ms);
+                    log.overlay.push(record.hash, location, record.kind, i + 1 == count, tail);
                 }
             }
         }
@@ -399,9 +412,6 @@ impl Shard {
             let gsn = log.tail.last.gsn;
             self.commit_gsn.store(gsn, Ordering::Release);
             self.applied_gsn.store(gsn, Ordering::Release);
-            if time_ms > self.committed_time_ms.load(Ordering::Relaxed) {
-                self.note_committed_time(time_ms);
-            }
         } else {
             self.account(log, encoded.bytes.len() as u64, count as u64);
         }
@@ -410,11 +420,13 @@ impl Shard {
     }
 
     /// The first condition that does not hold, and the gsn whose commit makes that answer true.
-    fn judge(&self, log: &Log, conditions: &[Condition]) -> Option<(usize, Gsn)> {
+    fn judge(&self, log: &mut Log, conditions: &[Condition]) -> Option<(usize, Gsn)> {
         if conditions.is_empty() {
             return None;
         }
-        let now_ms = self.committed_time_ms();
+        self.take_time(log);
+        let (now_ms, shown_with) = (log.time.end_ms(), log.time.shown_with());
+        let log = &*log;
         let view = self.view.load();
         for (index, condition) in conditions.iter().enumerate() {
             let (tree, key) = (condition.tree.0, &condition.key[..]);
@@ -443,7 +455,7 @@ impl Shard {
                 Expect::Version(version) => found == Some(version),
             };
             if !holds {
-                return Some((index, judged_at));
+                return Some((index, judged_at.max(shown_with)));
             }
         }
         None
@@ -612,7 +624,7 @@ impl Shard {
                     .then(|| self.shared.hash(record.tree(), record.key()));
                 let location = log.put_entry(record.bytes(), record.crc());
                 let tail = log.tail;
-                log.overlay.push(hash, location, record.kind(), !record.more(), tail, 0);
+                log.overlay.push(hash, location, record.kind(), !record.more(), tail);
                 offset += record.len();
             }
             log.end_batch();

@@ -73,6 +73,8 @@ impl Shard {
         let group: Vec<Pending> = {
             let log = self.log.lock();
             let limit = self.commit().min(log.written.last.gsn);
+            // What follows a time in the log may have been judged by it.
+            let limit = log.time.next_shown_with().map_or(limit, |gsn| limit.min(gsn));
             let mut group = Vec::new();
             let mut whole = 0;
             for entry in log.overlay.iter() {
@@ -88,13 +90,11 @@ impl Shard {
             group
         };
         let Some(last) = group.last() else { return false };
-        let mut time_ms = 0;
         let mut view = self.view.load();
         for (i, entry) in group.iter().enumerate() {
             if let Some(later) = group.get(i + AHEAD) {
                 view.prefetch(later.hash);
             }
-            time_ms = time_ms.max(entry.time_ms);
             if view.segment(entry.location.segment).is_none() {
                 view = self.view.load();
             }
@@ -105,10 +105,10 @@ impl Shard {
             let hash = matches!(entry.kind, Kind::Put | Kind::Delete).then_some(entry.hash);
             self.apply_record(&view, entry.kind, hash, entry.location, record.bytes());
         }
-        self.note_committed_time(time_ms);
         let mut log = self.log.lock();
         log.applied = last.tail;
         log.overlay.drop_through(last.tail.last.gsn);
+        self.take_time(&mut log);
         self.trim_memory(&mut log);
         self.applied_gsn.store(last.tail.last.gsn, Ordering::Release);
         drop(log);
@@ -124,7 +124,7 @@ impl Shard {
             (Kind::Delete, Some(hash)) => self.apply_delete(view, hash, record.tree(), record.key()),
             (Kind::Barrier, _) => {
                 if let Ok(barrier) = Barrier::decode(&record) {
-                    self.note_committed_time(barrier.time_ms);
+                    self.show_time(barrier.time_ms);
                 }
             }
             (Kind::Catalog, _) => {

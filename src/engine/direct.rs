@@ -17,12 +17,7 @@ use crate::position::Epoch;
 
 impl Shard {
     /// Appends and applies one operation; `None` if it has to go the general way.
-    pub(super) fn append_direct(
-        &self,
-        epoch: Epoch,
-        op: &SingleOp<'_>,
-        time_ms: u64,
-    ) -> Result<Option<Appended>, AppendError> {
+    pub(super) fn append_direct(&self, epoch: Epoch, op: &SingleOp<'_>) -> Result<Option<Appended>, AppendError> {
         self.check_single(op)?;
         let hash = self.shared.hash(op.tree.0, op.key);
         let view = self.view.load();
@@ -56,9 +51,6 @@ impl Shard {
         self.commit_gsn.store(position.gsn, Ordering::Release);
         self.applied_gsn.store(position.gsn, Ordering::Release);
         self.tail_gsn.store(position.gsn, Ordering::Release);
-        if time_ms > self.committed_time_ms.load(Ordering::Relaxed) {
-            self.note_committed_time(time_ms);
-        }
         drop(log);
         self.appended(position.gsn);
         Ok(Some(Appended::Written { position, first_gsn: position.gsn }))

@@ -14,6 +14,7 @@ use super::format::notes::{MARK_BYTES, Mark, SEAL_BYTES, Seal};
 use super::format::record::{Draft, Record, chain};
 use super::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::index::{Location, MAX_SEGMENTS};
+use super::log_time::LogTime;
 use super::overlay::{ENTRY_BYTES, Overlay};
 use super::segment::Segment;
 use super::spare::Spare;
@@ -67,6 +68,7 @@ pub(crate) struct Log {
     pub(crate) ring: VecDeque<TailChunk>,
 
     pub(crate) overlay: Overlay,
+    pub(crate) time: LogTime,
     /// Whether the next append begins a group-commit batch, with a MARK at its head.
     pub(crate) need_mark: bool,
     /// Whether entries were synced that no MARK vouches for.
@@ -105,6 +107,7 @@ impl Log {
             in_flight: Vec::new(),
             ring: VecDeque::new(),
             overlay: Overlay::default(),
+            time: LogTime::default(),
             need_mark: true,
             mark_due: false,
             written: LogTail::default(),

@@ -29,6 +29,7 @@ pub mod inspect;
 mod listener;
 mod log;
 mod log_reader;
+mod log_time;
 mod member;
 mod meta;
 mod options;

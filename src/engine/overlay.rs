@@ -11,7 +11,7 @@ use super::index::Location;
 use crate::position::{Gsn, LogTail};
 
 /// What an entry costs here, about: for the memory budget.
-pub(crate) const ENTRY_BYTES: u64 = 112;
+pub(crate) const ENTRY_BYTES: u64 = 104;
 
 /// One entry.
 #[derive(Debug, Clone, Copy)]
@@ -22,8 +22,6 @@ pub(crate) struct Pending {
     pub(crate) batch_end: bool,
     /// The log's end with this entry.
     pub(crate) tail: LogTail,
-    /// The leader's time of its batch; 0 where that is not known.
-    pub(crate) time_ms: u64,
     /// The next older entry of this hash; 0: none.
     older: Gsn,
 }
@@ -61,18 +59,10 @@ impl std::fmt::Debug for Overlay {
 
 impl Overlay {
     /// Adds the next entry.
-    pub(crate) fn push(
-        &mut self,
-        hash: Option<u64>,
-        location: Location,
-        kind: Kind,
-        batch_end: bool,
-        tail: LogTail,
-        time_ms: u64,
-    ) {
+    pub(crate) fn push(&mut self, hash: Option<u64>, location: Location, kind: Kind, batch_end: bool, tail: LogTail) {
         let older = hash.map_or(0, |hash| self.newest.insert(hash, tail.last.gsn).unwrap_or(0));
         let hash = hash.unwrap_or(0);
-        self.entries.push_back(Pending { hash, location, kind, batch_end, tail, time_ms, older });
+        self.entries.push_back(Pending { hash, location, kind, batch_end, tail, older });
     }
 
     /// Entries.
@@ -141,7 +131,7 @@ mod tests {
 
     fn push(overlay: &mut Overlay, gsn: Gsn, hash: u64) {
         let tail = LogTail { last: LogPosition::new(1, gsn), chain: 0 };
-        overlay.push(Some(hash), Location::at(0, gsn * 64), Kind::Put, true, tail, 0);
+        overlay.push(Some(hash), Location::at(0, gsn * 64), Kind::Put, true, tail);
     }
 
     #[test]

@@ -48,6 +48,9 @@ pub struct Shard {
     pub(crate) tail_gsn: AtomicU64,
     pub(crate) commit_gsn: AtomicU64,
     pub(crate) applied_gsn: AtomicU64,
+    /// Largest time that was told.
+    pub(crate) told_time_ms: AtomicU64,
+    /// The time that reads show.
     pub(crate) committed_time_ms: AtomicU64,
 }
 
@@ -122,14 +125,44 @@ impl Shard {
         self.log.lock().epochs.clone()
     }
 
-    /// Largest leader time among the committed entries and what [`Self::note_committed_time`] was told.
+    /// The time that reads are judged by, unix milliseconds; it never goes back. It goes on with what
+    /// [`Self::note_committed_time`] is told and with applied BARRIERs.
     pub fn committed_time_ms(&self) -> u64 {
         self.committed_time_ms.load(Ordering::Acquire)
     }
 
-    /// Tells a leader time that enough voters have acknowledged; never goes back.
+    /// Tells a leader time that enough voters have acknowledged. Conditions are judged by it from now on, and reads once
+    /// all that is in the log by now is applied. Waits for nothing: where the log is being written, whoever does that
+    /// takes it up.
     pub fn note_committed_time(&self, time_ms: u64) {
+        self.told_time_ms.fetch_max(time_ms, Ordering::AcqRel);
+        if time_ms > self.committed_time_ms()
+            && let Some(mut log) = self.log.try_lock()
+        {
+            self.take_time(&mut log);
+        }
+    }
+
+    /// Gives what was told a place in the log.
+    pub(crate) fn take_time(&self, log: &mut Log) {
+        log.time.go_on(self.told_time_ms.load(Ordering::Acquire), log.tail.last.gsn);
+        if let Some(time_ms) = log.time.reach(log.applied.last.gsn) {
+            self.show_time(time_ms);
+        }
+    }
+
+    /// Reads are judged by a time from now on: what came before it in the log is applied.
+    pub(crate) fn show_time(&self, time_ms: u64) {
         self.committed_time_ms.fetch_max(time_ms, Ordering::AcqRel);
+        self.told_time_ms.fetch_max(time_ms, Ordering::AcqRel);
+    }
+
+    /// What conditions are judged by now.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn judging_time_ms(&self) -> u64 {
+        let mut log = self.log.lock();
+        self.take_time(&mut log);
+        log.time.end_ms()
     }
 
     /// Keys with a value, expired ones included until compaction drops them.

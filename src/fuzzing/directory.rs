@@ -106,7 +106,7 @@ fn make() -> Golden {
             value_type: 0,
         };
         entries.push((if deletes { b"beside".to_vec() } else { key }, Some((value, expires_ms))));
-        shard.append(led, &batch.op(put), NOW_MS).expect("appended");
+        shard.append(led, &batch.op(put)).expect("appended");
         for (key, value) in entries {
             let gsn = log.len() as u64 + 1;
             if let Some((bytes, _)) = &value {
@@ -302,7 +302,7 @@ fn exercise(engine: &Arc<Engine>) {
     }
     let epoch = shard.tail().last.epoch.saturating_add(1);
     if shard.state() == ShardState::Ready && shard.open_epoch(epoch, NOW_MS).is_ok() {
-        let _ = shard.append(epoch, &WriteBatch::new().put("key05", "new"), NOW_MS);
+        let _ = shard.append(epoch, &WriteBatch::new().put("key05", "new"));
         let _ = engine.sync_all();
     }
     let _ = engine.close();

@@ -147,9 +147,7 @@ impl Member {
         if term.suspended.load(Ordering::Acquire) {
             return Err(WriteRefused::NoQuorum);
         }
-        // Time is committed by heartbeats, not by entries: a time that W voters do not know would be lost with
-        // the leader.
-        self.state.shard(shard).append(term.epoch(), batch, 0).map_err(|error| match error {
+        self.state.shard(shard).append(term.epoch(), batch).map_err(|error| match error {
             AppendError::NotLeader if self.state.stop.is_cancelled() => WriteRefused::Draining,
             AppendError::NotLeader => WriteRefused::NotLeader(self.state.hint()),
             error => WriteRefused::Engine(error),

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::member::Counts;
 use super::recorder::Recorder;
 use super::truth::{Truth, chunks};
 use crate::engine::{Condition, EngineError, ScanRange, Shard, ShardState, TreeId, Value, WriteBatch};
@@ -23,7 +24,7 @@ struct Batch {
     op: Op,
     first_gsn: Gsn,
     conditions: Vec<Condition>,
-    /// The committed time that its conditions were judged at.
+    /// The committed time that its conditions were judged by.
     time_ms: u64,
 }
 
@@ -51,6 +52,8 @@ pub(super) struct Oracle {
     truth: Vec<Truth>,
     appended: BTreeMap<(usize, LogPosition), Batch>,
     positions: BTreeMap<Op, (usize, LogPosition)>,
+    /// What time had been seen when it was asked for.
+    asked_at_ms: BTreeMap<Op, u64>,
     place: BTreeMap<Op, (usize, Gsn)>,
     leaders: BTreeMap<Epoch, Sid>,
     /// Where each promoted leader's logs ended before its BARRIERs.
@@ -62,7 +65,8 @@ pub(super) struct Oracle {
     lineage: u64,
     /// Whose records were made to rot: what cannot be read there is refused, not lost.
     rotten: BTreeSet<Sid>,
-    times_gone_back: u64,
+    /// What was judged by a time before one that had been seen, and how often.
+    gone_back: Counts,
     recorder: Recorder,
     /// True time.
     pub(super) now: Duration,
@@ -75,6 +79,7 @@ impl Oracle {
             truth: (0..shards).map(|_| Truth::default()).collect(),
             appended: BTreeMap::new(),
             positions: BTreeMap::new(),
+            asked_at_ms: BTreeMap::new(),
             place: BTreeMap::new(),
             leaders: BTreeMap::new(),
             began_at: BTreeMap::new(),
@@ -83,7 +88,7 @@ impl Oracle {
             seen: Seen { gsns: vec![0; shards], times_ms: vec![0; shards] },
             lineage: 0,
             rotten: BTreeSet::new(),
-            times_gone_back: 0,
+            gone_back: Counts::new(),
             recorder: Recorder::default(),
             now: Duration::ZERO,
             violation: None,
@@ -109,6 +114,7 @@ impl Oracle {
 
     /// A client asks for a batch.
     pub(super) fn asked(&mut self, op: Op, shard: usize, batch: &WriteBatch) {
+        self.asked_at_ms.insert(op, self.seen.times_ms[shard]);
         self.recorder.asked(op, shard, batch, self.now);
     }
 
@@ -122,9 +128,6 @@ impl Oracle {
         conditions: &[Condition],
         time_ms: u64,
     ) {
-        if !conditions.is_empty() {
-            self.judged_at(shard, time_ms);
-        }
         let batch = Batch { op, first_gsn, conditions: conditions.to_vec(), time_ms };
         self.positions.insert(op, (shard, last));
         if let Some(other) = self.appended.insert((shard, last), batch) {
@@ -191,15 +194,15 @@ impl Oracle {
                 format!("write {op} was answered \"definitely not\" and is committed as {last:?} of shard {shard}")
             });
         }
-        let (before, seen_ms) = (batch.first_gsn - 1, self.seen.times_ms[shard]);
+        let (before, seen_ms) = (batch.first_gsn - 1, batch.time_ms.max(self.seen.times_ms[shard]));
         for condition in &batch.conditions {
             let holds = |time_ms| self.truth[shard].holds(&condition.key, condition.expect, before, time_ms);
             match (holds(batch.time_ms), holds(seen_ms)) {
                 (false, _) => {
                     self.broken(|| format!("write {op} was done although its condition {condition:?} did not hold"));
                 }
-                // Somebody has seen the value expire since it was judged.
-                (true, false) => self.judged_at(shard, batch.time_ms),
+                // Somebody saw the value expire before it was written.
+                (true, false) => self.went_back("writes whose condition had been seen not to hold any more"),
                 (true, true) => {}
             }
         }
@@ -319,9 +322,9 @@ impl Oracle {
 
     /// A client was told that a condition does not hold, judged against the entry `judged_at` at `time_ms`.
     pub(super) fn refused(&mut self, op: Op, shard: usize, condition: &Condition, judged_at: Gsn, time_ms: u64) {
-        // It was judged before it is answered: what was seen meanwhile matters only where it tells another answer.
-        if self.truth[shard].holds(&condition.key, condition.expect, judged_at, self.seen.times_ms[shard]) {
-            self.judged_at(shard, time_ms);
+        let asked_at_ms = self.asked_at_ms.get(&op).copied().unwrap_or(0);
+        if time_ms < asked_at_ms && self.truth[shard].holds(&condition.key, condition.expect, judged_at, asked_at_ms) {
+            self.went_back("writes refused by what had been seen expired");
         }
         self.recorder.failed(op, condition, self.now);
         self.never(op);
@@ -345,16 +348,18 @@ impl Oracle {
         if have < want {
             self.broken(|| format!("{who} answered a read of shard {shard} from {have}, {want} had been seen"));
         }
-        self.times_gone_back += u64::from(look.time_ms < required.times_ms[shard]);
+        if look.time_ms < required.times_ms[shard] {
+            self.went_back("reads at a time before one that had been seen");
+        }
         self.seen.gsns[shard] = self.seen.gsns[shard].max(have);
         self.seen.times_ms[shard] = self.seen.times_ms[shard].max(look.time_ms);
         self.shows(who, look);
     }
 
-    /// A condition is judged at this committed time. What voters knew of the time and forgot when they were restarted is
-    /// not known to the next leader (see docs/reliability.md): counted, as for reads, not called broken.
-    fn judged_at(&mut self, shard: usize, time_ms: u64) {
-        self.times_gone_back += u64::from(time_ms < self.seen.times_ms[shard]);
+    /// Not called broken: what voters knew of the time and forgot when they were restarted is not known to the next
+    /// leader (see docs/reliability.md).
+    fn went_back(&mut self, what: &'static str) {
+        *self.gone_back.entry(what).or_default() += 1;
     }
 
     /// What was read is what the history says.
@@ -417,7 +422,7 @@ impl Oracle {
     /// At the end: is what clients were told the history of one copy? What became of the question. Where time went back,
     /// or data were given up, it is none, and both are told elsewhere.
     pub(super) fn judge(&mut self) -> &'static str {
-        if self.times_gone_back > 0 || self.lineage > 0 {
+        if !self.gone_back.is_empty() || self.lineage > 0 {
             return "clients' histories that are not one copy's";
         }
         match self.recorder.judge(self.now) {
@@ -460,9 +465,9 @@ impl Oracle {
         self.never.len()
     }
 
-    /// How many reads were answered at a time before one that had been seen.
-    pub(super) fn times_gone_back(&self) -> u64 {
-        self.times_gone_back
+    /// What was judged by a time before one that had been seen, and how often.
+    pub(super) fn gone_back(&self) -> &Counts {
+        &self.gone_back
     }
 
     /// How many writes were committed although nobody was told.

@@ -54,8 +54,9 @@ pub(crate) fn run(plan: Plan, tell: bool) -> Outcome {
         told.push(format!("{:>9.3} ms  BROKEN: {violation}", world.now.as_secs_f64() * 1000.0));
     }
     let untold = world.oracle.untold() as u64;
-    let back = world.oracle.times_gone_back();
-    *world.counts.entry("reads at a time before one that had been seen").or_default() += back;
+    for (what, number) in world.oracle.gone_back().clone() {
+        *world.counts.entry(what).or_default() += number;
+    }
     let nevers = world.oracle.nevers() as u64;
     *world.counts.entry("writes done and never told").or_default() += untold;
     *world.counts.entry("writes told to be not done").or_default() += nevers;

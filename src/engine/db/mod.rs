@@ -335,8 +335,7 @@ impl Inner {
 
     fn write_single(&self, op: SingleOp<'_>) -> Result<Version, EngineError> {
         let shard = self.shard(op.key);
-        let time_ms = if op.expires_ms.is_some() { self.now_ms(shard) } else { 0 };
-        match self.append(shard, || shard.append_single(self.epoch, op, time_ms))? {
+        match self.append(shard, || shard.append_single(self.epoch, op))? {
             WriteOutcome::Written(version) => Ok(version),
             WriteOutcome::ConditionFailed(_) => unreachable!("an operation without conditions"),
         }
@@ -344,8 +343,8 @@ impl Inner {
 
     fn write(&self, batch: &WriteBatch) -> Result<WriteOutcome, EngineError> {
         let shard = self.shard_of_batch(batch)?;
-        let time_ms = self.now_ms(shard);
-        self.append(shard, || shard.append(self.epoch, batch, time_ms))
+        shard.note_committed_time(clock_ms());
+        self.append(shard, || shard.append(self.epoch, batch))
     }
 
     fn shard_of_batch(&self, batch: &WriteBatch) -> Result<&Arc<Shard>, EngineError> {

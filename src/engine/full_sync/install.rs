@@ -18,6 +18,7 @@ use crate::engine::format::notes::decode_catalog;
 use crate::engine::format::record::Kind;
 use crate::engine::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::engine::index::HashIndex;
+use crate::engine::log_time::LogTime;
 use crate::engine::recovery::{Scan, load, scan};
 use crate::engine::segment::{Segment, View, io_error};
 use crate::engine::shard::Shard;
@@ -223,7 +224,7 @@ impl Shard {
         }
         view.index = Arc::new(HashIndex::with_capacity(keys));
         let time_ms = load(&self.shared, &mut view, &contents.segments, &contents.compacted, manifest.g0.last.gsn)?;
-        self.note_committed_time(time_ms.max(manifest.committed_time_ms));
+        self.show_time(time_ms.max(manifest.committed_time_ms));
         Ok(view)
     }
 
@@ -303,6 +304,8 @@ impl Shard {
             let mut log = self.log.lock();
             let freed = log.install(g0, manifest.epoch_table.clone(), staged.len() as u32);
             log.next_file_id = log.next_file_id.max(next_file_id);
+            log.time = LogTime::new(committed_time_ms);
+            self.take_time(&mut log);
             self.spares.store(0, Ordering::Relaxed);
             shared.memory_bytes.fetch_sub(freed, Ordering::Relaxed);
             self.view.store(Arc::new(view));

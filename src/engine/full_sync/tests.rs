@@ -50,7 +50,7 @@ fn leader(disk: &Arc<dyn Disk>, dir: &str, epoch: u64) -> Arc<Engine> {
 
 fn put(engine: &Engine, epoch: u64, key: &str, value: &[u8]) {
     let batch = WriteBatch::new().put(key.to_owned(), value.to_vec());
-    engine.shards()[0].append(epoch, &batch, 1).expect("appended");
+    engine.shards()[0].append(epoch, &batch).expect("appended");
 }
 
 fn commit(engine: &Engine) {
@@ -63,7 +63,7 @@ fn commit(engine: &Engine) {
 fn donor(disk: &Arc<dyn Disk>, n: u32) -> Arc<Engine> {
     let engine = leader(disk, DONOR, 1);
     let tree = WriteOp::CreateTree { name: "side".into(), kind: TreeKind::Hash };
-    engine.shards()[0].append(1, &WriteBatch::new().op(tree), 1).expect("appended");
+    engine.shards()[0].append(1, &WriteBatch::new().op(tree)).expect("appended");
     for i in 0..n {
         let epoch = if i < n / 2 { 1 } else { 2 };
         if i == n / 2 {
@@ -72,7 +72,7 @@ fn donor(disk: &Arc<dyn Disk>, n: u32) -> Arc<Engine> {
         put(&engine, epoch, &format!("k{i}"), &[i as u8; 1000]);
         if i % 5 == 4 {
             let delete = WriteBatch::new().delete(format!("k{}", i - 1).into_bytes());
-            engine.shards()[0].append(epoch, &delete, 1).expect("appended");
+            engine.shards()[0].append(epoch, &delete).expect("appended");
         }
         if i % 16 == 0 {
             commit(&engine);
@@ -216,7 +216,7 @@ fn files_that_were_compacted_come_along_and_those_pinned_stay_readable_whatever_
         }
         for i in (0..100).filter(|i| i % 7 == u32::from(round)) {
             let delete = WriteBatch::new().delete(format!("k{i}").into_bytes());
-            shard.append(2, &delete, 1).expect("appended");
+            shard.append(2, &delete).expect("appended");
         }
         commit(&donor);
         housekeep();

@@ -41,7 +41,7 @@ fn member(disk: &Arc<dyn Disk>, n: u32) -> Arc<Engine> {
     shard.open_epoch(1, 5).expect("opened");
     for i in 0..n {
         let batch = WriteBatch::new().put(format!("k{i}"), vec![i as u8; 1000]);
-        shard.append(1, &batch, 1).expect("appended");
+        shard.append(1, &batch).expect("appended");
         if i % 10 == 9 {
             engine.sync_all().expect("synced");
             shard.advance_commit(shard.tail().last.gsn);
@@ -175,12 +175,12 @@ fn no_bytes_make_it_panic_and_what_recovery_refuses_it_calls_unsound() {
     let shard = &engine.shards()[0];
     for i in 0..300 {
         let batch = WriteBatch::new().put(format!("k{}", i % 70), vec![i as u8; 1000]);
-        shard.append(1, &batch, 1).expect("appended");
+        shard.append(1, &batch).expect("appended");
     }
     engine.sync_all().expect("synced");
     shard.advance_commit(shard.tail().last.gsn);
     while engine.compact_step().expect("housekeeping works") {}
-    shard.append(1, &WriteBatch::new().put("k0", "more"), 1).expect("appended");
+    shard.append(1, &WriteBatch::new().put("k0", "more")).expect("appended");
     engine.sync_all().expect("synced");
     drop(engine);
     let kinds: Vec<FileKind> = look(&disk).shards[0].files.iter().map(|file| file.kind).collect();

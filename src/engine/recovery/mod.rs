@@ -38,6 +38,7 @@ use super::full_sync::{discard_staged, is_staging};
 use super::hint::HintEntry;
 use super::index::Location;
 use super::log::Log;
+use super::log_time::LogTime;
 use super::overlay::ENTRY_BYTES;
 use super::segment::{Segment, View, io_error};
 use super::shard::Shard;
@@ -495,7 +496,7 @@ impl Read {
                 let hash = matches!(entry.kind, Kind::Put | Kind::Delete)
                     .then(|| segment.peek(entry.offset).map(|r| shared.hash(r.tree(), r.key())))
                     .flatten();
-                log.overlay.push(hash, location, entry.kind, entry.batch_end, entry.tail, 0);
+                log.overlay.push(hash, location, entry.kind, entry.batch_end, entry.tail);
                 waiting += 1;
             }
         }
@@ -519,6 +520,8 @@ impl Read {
         let ready = self.files.state().is_usable();
         let (tail, applied) = (log.tail.last.gsn, log.applied.last.gsn);
         let loaded_time_ms = load(shared, &mut view, &self.log[..kept], &self.cold, applied)?;
+        let time_ms = self.committed_time_ms.max(loaded_time_ms);
+        log.time = LogTime::new(time_ms);
         let shard = Arc::new(Shard {
             id: self.id,
             dir: self.dir,
@@ -537,7 +540,8 @@ impl Read {
             tail_gsn: AtomicU64::new(tail),
             commit_gsn: AtomicU64::new(applied),
             applied_gsn: AtomicU64::new(applied),
-            committed_time_ms: AtomicU64::new(self.committed_time_ms.max(loaded_time_ms)),
+            told_time_ms: AtomicU64::new(time_ms),
+            committed_time_ms: AtomicU64::new(time_ms),
         });
         if let Some((slot, offset)) = self.cut {
             let mut files = shard.files.lock();

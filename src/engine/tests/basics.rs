@@ -21,7 +21,7 @@ fn what_is_committed_is_read_and_survives_a_reopen() {
         engine.sync_all().expect("synced");
         shard.advance_commit(gsn);
         assert_eq!(get(shard, b"a"), Some(b"1".to_vec()));
-        let failed = shard.append(1, &WriteBatch::new().put("a", "2").expect("a", Expect::Absent), 1);
+        let failed = shard.append(1, &WriteBatch::new().put("a", "2").expect("a", Expect::Absent));
         assert!(matches!(failed, Ok(Appended::ConditionFailed { index: 0, .. })), "{failed:?}");
         engine.close().expect("closed");
         drop(engine);
@@ -45,7 +45,7 @@ fn a_synced_entry_survives_every_crash_and_batches_are_whole() {
         let mut synced = 0;
         for i in 0..60u64 {
             let batch = WriteBatch::new().put(format!("x{i}"), vec![1; 900]).put(format!("y{i}"), vec![2; 900]);
-            shard.append(1, &batch, 1).expect("appended");
+            shard.append(1, &batch).expect("appended");
             if i % 7 == 6 && i < 50 {
                 engine.sync_all().expect("synced");
                 synced = i + 1;

@@ -18,7 +18,7 @@ fn used(disk: &CrashDisk) -> u64 {
 }
 
 fn put_result(shard: &Shard, key: &str, len: usize) -> Result<Appended, AppendError> {
-    shard.append(1, &WriteBatch::new().put(key.to_owned(), vec![1; len]), 1)
+    shard.append(1, &WriteBatch::new().put(key.to_owned(), vec![1; len]))
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn a_barrier_and_a_manifest_are_written_on_a_disk_that_is_full_to_the_last_byte(
         let mut taken = Vec::new();
         let refused = loop {
             let key = format!("key{}", taken.len());
-            match shard.append(1, &WriteBatch::new().delete(key.clone()), 1) {
+            match shard.append(1, &WriteBatch::new().delete(key.clone())) {
                 Ok(_) => taken.push(key),
                 Err(error) => break error,
             }
@@ -199,7 +199,7 @@ fn a_barrier_and_a_manifest_are_written_on_a_disk_that_is_full_to_the_last_byte(
         engine.space().expect("measured");
         assert!(disk.exists(&reserve).expect("looked for"), "with room it is made again");
         shard.open_epoch(3, 1).expect("opened");
-        shard.append(3, &WriteBatch::new().put("more", "1"), 1).expect("puts are taken again");
+        shard.append(3, &WriteBatch::new().put("more", "1")).expect("puts are taken again");
         commit_all(&engine);
     }
 }

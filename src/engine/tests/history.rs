@@ -237,7 +237,7 @@ impl Run {
         }
         self.model().log.extend(entries);
         let files = self.shard().log_segments().len();
-        let appended = self.shard().append(self.epoch, &batch, time_ms);
+        let appended = self.shard().append(self.epoch, &batch);
         assert!(matches!(appended, Ok(Appended::Written { .. })), "{appended:?}");
         let shard = self.shard();
         let tail = shard.tail();

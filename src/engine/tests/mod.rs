@@ -11,6 +11,7 @@ mod history;
 mod mending;
 mod outcomes;
 mod spare;
+mod time;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -63,7 +64,7 @@ fn get(shard: &Shard, key: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn append(shard: &Shard, epoch: u64, batch: &WriteBatch) -> u64 {
-    match shard.append(epoch, batch, 1).expect("appended") {
+    match shard.append(epoch, batch).expect("appended") {
         Appended::Written { position, .. } => position.gsn,
         Appended::ConditionFailed { .. } => panic!("no condition was set"),
     }

@@ -45,7 +45,7 @@ async fn two_histories_of_one_epoch_are_an_alarm_and_both_are_kept() {
         let shard = &engine.shards()[0];
         assert_eq!(shard.tail().last, at);
         shard.open_epoch(3, 1).expect("opened");
-        shard.append(3, &WriteBatch::new().put("forged", "2"), 1).expect("appended");
+        shard.append(3, &WriteBatch::new().put("forged", "2")).expect("appended");
         engine.sync_all().expect("durable");
     }
     group.change(0, &[0, 1], &voters, None).await;

@@ -146,7 +146,7 @@ impl Replica for StandIn {
         if !self.quorum.load(Ordering::Relaxed) {
             return Err(WriteRefused::NoQuorum);
         }
-        let appended = self.engine.shards()[usize::from(shard)].append(epoch, batch, 1_000);
+        let appended = self.engine.shards()[usize::from(shard)].append(epoch, batch);
         if self.commits.load(Ordering::Relaxed) {
             self.commit();
         }

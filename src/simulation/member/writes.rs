@@ -48,10 +48,9 @@ impl Process {
         if suspended || self.drain.is_some() || self.is_hung() {
             return Put::Refused;
         }
-        let time_ms = self.shard_time_ms(hands);
         let data = self.shard(shard);
-        let judged_ms = data.committed_time_ms();
-        match data.append(epoch, batch, time_ms) {
+        let judged_ms = data.judging_time_ms();
+        match data.append(epoch, batch) {
             Ok(Appended::Written { position, first_gsn }) => {
                 if !batch.conditions.is_empty() {
                     hands.count("conditional writes appended");

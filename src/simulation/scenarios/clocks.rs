@@ -25,3 +25,24 @@ fn a_wrong_clock_is_told_of_whoever_has_it_and_moves_no_time_to_live() {
         w.reach("it is over", |w| w.condition("ClockSkew").is_none());
     }
 }
+
+#[test]
+fn a_new_leaders_first_conditions_are_judged_by_no_time_before_one_that_was_seen() {
+    let mut w = healthy(3);
+    let old = w.the_leader();
+    let target = w.other_than(old);
+    let shard =
+        |w: &World, member: usize| w.places[member].process.as_ref().expect("it runs").engine.shards()[0].clone();
+    let id = w.ask(0, Some(target));
+    let mut seen_ms = 0;
+    w.reach("the target leads", |w| {
+        seen_ms = seen_ms.max(shard(w, old).committed_time_ms());
+        w.places[target].process.as_ref().is_some_and(|p| p.leads())
+    });
+    let (shown_ms, judging_ms) = (shard(&w, target).committed_time_ms(), shard(&w, target).judging_time_ms());
+    assert!(w.leader().is_none() && shown_ms < seen_ms, "it serves already, or knew {shown_ms} of {seen_ms}");
+    assert!(judging_ms >= seen_ms, "{judging_ms} after {seen_ms}");
+    w.reach("it is answered", |w| w.outcome(&id).is_some() && w.leader().is_some());
+    w.run_well(ms(300));
+    w.check_everything();
+}

@@ -98,7 +98,7 @@ impl Trial {
                     entries.push(Some((key, new)));
                 }
                 let before = shard.tail().last.gsn;
-                let appended = shard.append(self.epoch, &batch, 1);
+                let appended = shard.append(self.epoch, &batch);
                 if self.went_well(appended) {
                     self.log.extend(entries);
                     self.ends.push(self.log.len() as u64);
@@ -165,7 +165,7 @@ impl Trial {
         let (engine, shard) = (self.engine.as_ref().expect("open"), self.shard());
         let durable = shard.durable_gsn();
         for _ in 0..2 {
-            shard.append(self.epoch, &WriteBatch::new().put("after", "it"), 1).expect_err("it has failed");
+            shard.append(self.epoch, &WriteBatch::new().put("after", "it")).expect_err("it has failed");
             engine.sync_all().expect_err("it has failed");
             let _ = engine.idle_now();
             engine.compact_step().expect_err("it has failed");
