@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::message::MemberName;
+use super::message::{LastConfig, MemberName};
 use crate::ident::{AttemptId, ClusterId, Sid};
 use crate::position::Epoch;
 
@@ -147,6 +147,12 @@ impl Register {
     /// R = N - W + 1 of the voters in force.
     pub fn read_quorum(&self) -> usize {
         (self.voters.len() + 1).saturating_sub(self.write_quorum as usize)
+    }
+
+    /// Whether a configuration that a member persisted was decided later than anything that this register knows of:
+    /// PROMOTE follows DECIDE, so the register is then an older one.
+    pub fn is_behind(&self, config: Option<&LastConfig>) -> bool {
+        config.zip(self.last_leading).is_some_and(|(config, last)| config.epoch > last.epoch)
     }
 
     /// The register as bytes to store: canonical JSON with its digest.

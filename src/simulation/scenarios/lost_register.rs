@@ -144,6 +144,55 @@ fn a_register_that_went_back_is_left_alone_while_a_member_is_missing() {
     w.check_everything();
 }
 
+/// Two voters, of whom the follower was given up as a voter: its leader goes on alone, and the register is the one that was
+/// there between ALLOC and DECIDE of that epoch. The leader and its epoch.
+fn alone_and_rolled_back() -> (World, usize, Epoch) {
+    let mut w = healthy(2);
+    let leader = w.the_leader();
+    w.keep_down(1 - leader);
+    w.reach("it leads alone", |w| w.leader() == Some(leader) && w.register().voters.len() == 1);
+    w.run_well(ms(300));
+    let epoch = w.epoch();
+    w.store.roll_back(1);
+    assert!(w.electing() && w.epoch() == epoch && w.register().voters.len() == 2, "{:?}", w.register());
+    (w, leader, epoch)
+}
+
+fn refresh(w: &mut World) {
+    let life = w.drivers[0].life;
+    w.feed(0, life, Event::Request(ControlRequest::RefreshRegister));
+}
+
+#[test]
+fn a_register_that_went_back_within_an_epoch_is_brought_forward_under_that_epochs_leader() {
+    let (mut w, leader, epoch) = alone_and_rolled_back();
+    w.drivers[0].stop();
+    w.start_controller(0);
+    w.reach("the epoch is later than ever", |w| w.epoch() > epoch && w.leader() == Some(leader));
+    assert_eq!(w.register().voters, [w.sid(leader)]);
+    w.let_up(1 - leader);
+    w.settle();
+    w.check_everything();
+}
+
+#[test]
+fn a_register_that_went_back_within_an_epoch_gives_nobody_the_lead_who_lacks_what_the_leader_wrote() {
+    let (mut w, leader, epoch) = alone_and_rolled_back();
+    // The leader is heard no more before the register is looked at: what it said before is known.
+    w.keep_down(leader);
+    w.let_up(1 - leader);
+    w.run_well(Duration::from_secs(2));
+    refresh(&mut w);
+    w.run_well(Duration::from_secs(8));
+    assert_eq!(w.leader(), None);
+    let told = w.condition("ConfigRegressed").unwrap_or_default();
+    assert!(told.contains(&w.sid(leader).to_string()), "{told}");
+    w.let_up(leader);
+    w.reach("it leads again", |w| w.leader() == Some(leader) && w.epoch() > epoch);
+    w.settle();
+    w.check_everything();
+}
+
 #[test]
 fn a_register_lost_before_the_first_leader_is_written_again() {
     let mut w = world(3);

@@ -20,7 +20,7 @@ use crate::topology::register::{FORMAT_VERSION, Leading, Phase, Register};
 struct Remains {
     cluster_id: ClusterId,
     lineage: u64,
-    /// The newest configuration that any of them persisted.
+    /// The newest configuration that any of them is known to have persisted.
     config: LastConfig,
     /// Who answers and is sound.
     ready: BTreeSet<Sid>,
@@ -28,7 +28,7 @@ struct Remains {
     untouched: BTreeSet<Sid>,
     /// Who leads the newest configuration now.
     leading: Option<Leading>,
-    /// The highest epoch that was promised or led.
+    /// The highest epoch that is known to have been promised or led.
     promised: Epoch,
 }
 
@@ -134,14 +134,14 @@ impl Controller {
             );
             return true;
         }
-        let ahead = self
-            .members
-            .all()
-            .filter_map(|m| m.fresh(self.now).map(|r| (m.promised_since, r)))
-            .filter(|(_, r)| akin(r) && r.standing.promised > register.epoch)
-            .map(|(since, _)| since)
-            .min();
-        let Some(since) = ahead else { return false };
+        // By what was ever heard, also of who does not answer any more: the register it comes from was there.
+        let ahead = self.members.all().filter_map(|m| {
+            let known = m.known().filter(|r| akin(r))?;
+            let promised = (known.standing.promised > register.epoch).then_some(m.promised_since);
+            let configured = register.is_behind(known.standing.last_config.as_ref()).then_some(m.configured_since);
+            promised.into_iter().chain(configured).min()
+        });
+        let Some(since) = ahead.min() else { return false };
         if self.register.as_of() <= since {
             // More likely the copy here is old: another controller allocated meanwhile.
             self.register.doubt();
@@ -176,7 +176,12 @@ impl Controller {
         };
         let lineage = answering().map(|r| r.standing.lineage).max()?;
         let ours = || answering().filter(|r| r.standing.lineage == lineage);
-        let config = ours().filter_map(|r| r.standing.last_config.as_ref()).max_by_key(|c| c.epoch)?.clone();
+        let known = || {
+            let of =
+                move |r: &&HealthReport| (r.standing.cluster_id, r.standing.lineage) == (Some(cluster_id), lineage);
+            self.members.all().filter_map(|m| m.known()).filter(of)
+        };
+        let config = known().filter_map(|r| r.standing.last_config.as_ref()).max_by_key(|c| c.epoch)?.clone();
         let ready = ours()
             .filter(|r| r.standing.init == InitState::Done && may_vote(&r.shards))
             .map(|r| r.standing.sid)
@@ -190,7 +195,7 @@ impl Controller {
         let leading = ours()
             .find(|r| r.role == Role::Leader && r.standing.live_led == config.epoch)
             .map(|r| Leading { epoch: config.epoch, sid: r.standing.sid });
-        let promised = ours().map(|r| r.standing.promised.max(r.standing.led)).max().unwrap_or(0).max(config.epoch);
+        let promised = known().map(|r| r.standing.promised.max(r.standing.led)).max().unwrap_or(0).max(config.epoch);
         Some(Remains { cluster_id, lineage, config, ready, untouched, leading, promised })
     }
 

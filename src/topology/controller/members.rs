@@ -52,6 +52,8 @@ pub(super) struct Member {
     pub(super) copy_of: Option<Sid>,
     /// Since when its present promise has been known.
     pub(super) promised_since: Duration,
+    /// Since when the configuration that it persisted last has been known.
+    pub(super) configured_since: Duration,
     /// Since when the leader has called it in sync without a break.
     pub(super) in_sync_since: Option<Duration>,
     /// An `Init` or FOLLOW of this epoch is under way.
@@ -71,6 +73,7 @@ impl Member {
             link: Link::Unheard,
             copy_of: None,
             promised_since: Duration::ZERO,
+            configured_since: Duration::ZERO,
             in_sync_since: None,
             call: None,
             told: (0, Duration::ZERO),
@@ -93,6 +96,11 @@ impl Member {
         self.report.as_ref().filter(|_| self.copy_of.is_none() && self.link == Link::Up && self.silence(now) < FRESH)
     }
 
+    /// Its last word, from whenever it is: what it promised and persisted stays so.
+    pub(super) fn known(&self) -> Option<&HealthReport> {
+        self.report.as_ref().filter(|_| self.copy_of.is_none())
+    }
+
     /// How long nothing was heard of it.
     pub(super) fn silence(&self, now: Duration) -> Duration {
         self.heard.map_or(now, |heard| now.saturating_sub(heard))
@@ -102,6 +110,10 @@ impl Member {
 /// Whether storage is an initialised part of this cluster and lineage.
 pub(super) fn belongs(standing: &Standing, cluster_id: ClusterId, lineage: u64) -> bool {
     standing.cluster_id == Some(cluster_id) && standing.lineage == lineage && standing.init == InitState::Done
+}
+
+fn same_config(a: &Standing, b: &Standing) -> bool {
+    a.last_config.as_ref().map(|config| config.epoch) == b.last_config.as_ref().map(|config| config.epoch)
 }
 
 /// Whether a member's data may vote.
@@ -226,6 +238,9 @@ impl Members {
         if member.report.as_ref().is_none_or(|r| r.standing.promised != standing.promised || r.standing.sid != sid) {
             member.promised_since = now;
         }
+        if member.report.as_ref().is_none_or(|r| !same_config(&r.standing, standing) || r.standing.sid != sid) {
+            member.configured_since = now;
+        }
         member.copy_of = None;
         member.heard = Some(now);
         member.link = Link::Up;
@@ -265,6 +280,9 @@ impl Members {
         {
             if report.standing.promised < standing.promised {
                 member.promised_since = now;
+            }
+            if !same_config(&report.standing, standing) {
+                member.configured_since = now;
             }
             if report.standing.live_led < standing.live_led {
                 // It was just promoted; its own word of that is on its way.

@@ -57,6 +57,13 @@ impl Controller {
             self.register.doubt();
             return Progress::Abandon(format!("epoch {epoch} was promised meanwhile"), true);
         }
+        let configs = f.answers.values().filter_map(|answer| answer.reply.standing.last_config.as_ref());
+        if let Some(config) = configs.filter(|config| change.allocated.is_behind(Some(config))).max_by_key(|c| c.epoch)
+        {
+            self.register.doubt();
+            let why = format!("a voter knows the configuration of epoch {}: the register went back", config.epoch);
+            return Progress::Abandon(why, false);
+        }
         let names = self.reachable_names(change);
         f.first = f.first.filter(|(sid, until)| {
             now < *until
