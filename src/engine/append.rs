@@ -127,7 +127,7 @@ impl Shard {
                     reason: format!("{epoch} does not follow {} of the log", log.tail.last.epoch),
                 });
             }
-            let time_ms = time_ms.max(self.time_of_log(&log));
+            let time_ms = time_ms.max(self.time_of(&log));
             bytes.clear();
             let body_crc = Barrier { epoch, time_ms }.encode(&mut bytes);
             let mut log = match self.make_room(log, bytes.len() as u64, true)? {
@@ -135,13 +135,14 @@ impl Shard {
                 Room::Again => continue,
             };
             log.enter_epoch(epoch);
-            log.begin_batch(self.commit(), self.committed_time_ms());
+            log.begin_batch(self.commit(), self.told_time_ms());
             let crc = stamp(&mut bytes, log.tail.last.gsn + 1, body_crc);
             let location = log.put_entry(&bytes, crc);
             log.end_batch();
             let tail = log.tail;
             log.overlay.push(None, location, Kind::Barrier, true, tail);
             log.time.go_on(time_ms, tail.last.gsn);
+            log.time.judged(tail.last.gsn);
             log.open = Some(epoch);
             self.account(&log, bytes.len() as u64, 1);
             self.publish_epochs(&log);
@@ -152,15 +153,18 @@ impl Shard {
         }
     }
 
-    /// The largest time that anything of the log was judged by: what was told, and what its BARRIERs say that are not
-    /// applied.
-    fn time_of_log(&self, log: &Log) -> u64 {
+    /// The largest time that was told, or that a BARRIER of the log says: no epoch begins before it.
+    pub fn log_time_ms(&self) -> u64 {
+        self.time_of(&self.log.lock())
+    }
+
+    fn time_of(&self, log: &Log) -> u64 {
         let view = self.view.load();
         let barriers = log.overlay.iter().filter(|entry| entry.kind == Kind::Barrier).filter_map(|entry| {
             let record = log.unwritten(entry.location).or_else(|| view.peek(entry.location))?;
             Barrier::decode(&record).ok().map(|barrier| barrier.time_ms)
         });
-        let told = self.told_time_ms.load(Ordering::Acquire).max(log.time.end_ms());
+        let told = self.told_time_ms().max(log.time.end_ms());
         barriers.fold(told, u64::max)
     }
 
@@ -370,6 +374,7 @@ impl Shard {
                 return Err(AppendError::NotLeader);
             }
             if let Some((index, judged_at)) = self.judge(&mut log, conditions) {
+                log.time.judged(judged_at);
                 return Ok(Appended::ConditionFailed { index, judged_at });
             }
             if let Some(batch) = creates {
@@ -383,13 +388,17 @@ impl Shard {
                 Ok(Room::Again) => continue,
                 Err(error) => return Err(no_room(&error)),
             };
-            return Ok(self.put_batch(&mut log, encoded, view).finish(self, log));
+            let written = self.put_batch(&mut log, encoded, view);
+            if !conditions.is_empty() {
+                log.time.judged(written.position.gsn);
+            }
+            return Ok(written.finish(self, log));
         }
     }
 
     /// With a view, which need not be the newest, what is put is applied at once.
     fn put_batch(&self, log: &mut Log, encoded: &mut Encoded, view: Option<&Arc<View>>) -> Written {
-        log.begin_batch(self.commit(), self.committed_time_ms());
+        log.begin_batch(self.commit(), self.told_time_ms());
         let first_gsn = log.tail.last.gsn + 1;
         let view = view.filter(|_| log.overlay.len() == 0);
         let direct = view.is_some();
@@ -617,7 +626,7 @@ impl Shard {
                 log.enter_epoch(epoch);
                 self.publish_epochs(&log);
             }
-            log.begin_batch(self.commit(), self.committed_time_ms());
+            log.begin_batch(self.commit(), self.told_time_ms());
             let mut offset = 0;
             while let Some(record) = bytes.get(offset..).and_then(Record::peek) {
                 let hash = matches!(record.kind(), Kind::Put | Kind::Delete)

@@ -73,8 +73,6 @@ impl Shard {
         let group: Vec<Pending> = {
             let log = self.log.lock();
             let limit = self.commit().min(log.written.last.gsn);
-            // What follows a time in the log may have been judged by it.
-            let limit = log.time.next_shown_with().map_or(limit, |gsn| limit.min(gsn));
             let mut group = Vec::new();
             let mut whole = 0;
             for entry in log.overlay.iter() {
@@ -84,6 +82,10 @@ impl Shard {
                 group.push(*entry);
                 if entry.batch_end {
                     whole = group.len();
+                    // What follows may have been judged by a time that is shown with this.
+                    if log.time.next_shown_with().is_some_and(|gsn| gsn <= entry.tail.last.gsn) {
+                        break;
+                    }
                 }
             }
             group.truncate(whole);

@@ -39,7 +39,7 @@ impl Shard {
                 Err(error) => return Err(no_room(&error)),
             }
         };
-        log.begin_batch(self.commit(), self.committed_time_ms());
+        log.begin_batch(self.commit(), self.told_time_ms());
         let location = log.put_direct(&draft, body_crc);
         let Draft { tree, key, .. } = draft;
         match draft.kind {

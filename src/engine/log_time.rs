@@ -2,10 +2,11 @@
 //!
 //! A condition is judged when its batch is appended, a read shows what is applied. Were both judged by the newest time,
 //! a read could show that a key has expired, and a batch whose condition had found it there would be committed
-//! afterwards: no single copy does that. So every time has a place. Conditions are judged by it as soon as it is told; it
-//! is shown to reads once all that was in the log by then is applied.
+//! afterwards: no single copy does that. So every time has a place: the last entry that was judged by an earlier one.
+//! Conditions are judged by a time as soon as it is told; it is shown to reads once everything up to its place is
+//! applied. A follower is told the place together with the time.
 //!
-//! Invariants: times and places rise together; nothing that waits is at or below what is shown.
+//! Invariant: times and places rise together.
 
 use std::collections::VecDeque;
 
@@ -14,16 +15,18 @@ use crate::position::Gsn;
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct LogTime {
-    /// The time at the log's end, unix milliseconds.
+    /// The newest time, unix milliseconds.
     end_ms: u64,
+    /// The last entry that was judged by the newest time or an earlier one.
+    judged: Gsn,
     /// Times that are not shown yet, with the gsn that has to be applied first.
     waiting: VecDeque<(Gsn, u64)>,
 }
 
 impl LogTime {
-    /// The time that is shown: all of the log was judged by it, or an earlier one.
+    /// A log of which nothing was judged by a later time than the one that is shown.
     pub(crate) fn new(shown_ms: u64) -> Self {
-        Self { end_ms: shown_ms, waiting: VecDeque::new() }
+        Self { end_ms: shown_ms, ..Self::default() }
     }
 
     /// What conditions are judged by now.
@@ -41,15 +44,21 @@ impl LogTime {
         self.waiting.front().map(|(gsn, _)| *gsn)
     }
 
-    /// It is `time_ms` after all that the log, which ends at `tail`, holds.
-    pub(crate) fn go_on(&mut self, time_ms: u64, tail: Gsn) {
+    /// A condition was judged by [`Self::end_ms`]; that stands once `gsn` is applied.
+    pub(crate) fn judged(&mut self, gsn: Gsn) {
+        self.judged = self.judged.max(gsn);
+    }
+
+    /// It is `time_ms` after all that was judged so far, and not before `after`.
+    pub(crate) fn go_on(&mut self, time_ms: u64, after: Gsn) {
         if time_ms <= self.end_ms {
             return;
         }
         self.end_ms = time_ms;
+        let place = after.max(self.judged).max(self.shown_with());
         match self.waiting.back_mut() {
-            Some((gsn, waiting_ms)) if *gsn == tail => *waiting_ms = time_ms,
-            _ => self.waiting.push_back((tail, time_ms)),
+            Some((gsn, waiting_ms)) if *gsn == place => *waiting_ms = time_ms,
+            _ => self.waiting.push_back((place, time_ms)),
         }
     }
 
@@ -62,10 +71,11 @@ impl LogTime {
         shown
     }
 
-    /// The log ends at `tail`, and was never longer; `shown_ms` is shown. Times that were told anew are taken anew.
+    /// The log ends at `tail`, and was never longer; `shown_ms` is shown. Times whose places are gone are told anew.
     pub(crate) fn cut(&mut self, tail: Gsn, shown_ms: u64) {
         self.waiting.retain(|(gsn, _)| *gsn <= tail);
         self.end_ms = self.waiting.back().map_or(shown_ms, |(_, time_ms)| *time_ms);
+        self.judged = self.judged.min(tail);
     }
 }
 
@@ -74,14 +84,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_is_shown_once_everything_before_it_is_applied() {
+    fn time_is_shown_once_everything_that_was_judged_before_it_is_applied() {
         let mut time = LogTime::new(100);
-        time.go_on(90, 5);
-        assert_eq!((time.end_ms(), time.shown_with(), time.reach(9)), (100, 0, None), "it never goes back");
-        time.go_on(110, 5);
-        time.go_on(120, 5);
-        time.go_on(130, 8);
-        assert_eq!((time.end_ms(), time.shown_with()), (130, 8));
+        time.go_on(110, 0);
+        assert_eq!((time.end_ms(), time.reach(3)), (110, Some(110)), "nothing was judged");
+        time.judged(5);
+        time.go_on(90, 0);
+        assert_eq!((time.end_ms(), time.shown_with(), time.reach(9)), (110, 0, None), "it never goes back");
+        time.go_on(115, 0);
+        time.go_on(120, 0);
+        time.judged(8);
+        time.go_on(130, 0);
+        assert_eq!((time.end_ms(), time.shown_with(), time.next_shown_with()), (130, 8, Some(5)));
         assert_eq!(time.reach(4), None);
         assert_eq!(time.reach(7), Some(120));
         assert_eq!(time.reach(7), None);
@@ -90,15 +104,24 @@ mod tests {
     }
 
     #[test]
+    fn a_place_that_is_told_counts_and_places_never_fall() {
+        let mut time = LogTime::new(100);
+        time.go_on(110, 9);
+        time.go_on(120, 7);
+        assert_eq!((time.reach(8), time.reach(9)), (None, Some(120)));
+    }
+
+    #[test]
     fn what_was_to_be_shown_with_entries_that_were_cut_off_is_told_anew() {
         let mut time = LogTime::new(100);
         time.go_on(110, 5);
         time.go_on(120, 8);
+        time.judged(8);
         time.cut(6, 100);
         assert_eq!((time.end_ms(), time.shown_with()), (110, 5));
         time.cut(4, 100);
         assert_eq!((time.end_ms(), time.shown_with()), (100, 0));
-        time.go_on(120, 4);
+        time.go_on(120, 0);
         assert_eq!(time.reach(4), Some(120));
     }
 }

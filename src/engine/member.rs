@@ -320,6 +320,11 @@ impl Engine {
         &self.shards
     }
 
+    /// The largest time that any shard was told, or that a BARRIER of its log says; unix milliseconds.
+    pub fn log_time_ms(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.log_time_ms()).max().unwrap_or(0)
+    }
+
     /// Every shard that is `from` becomes `to`, durably; how many were.
     pub fn turn(&self, from: &ShardState, to: &ShardState) -> Result<usize, EngineError> {
         let mut turned = 0;

@@ -1,6 +1,7 @@
 //! Reads: committed state only, no shard lock. Hash to location, location to mapped bytes, key and checksum
 //! verified there, copied out.
 
+use std::cell::Cell;
 use std::ops::Bound;
 use std::sync::atomic::Ordering;
 
@@ -18,6 +19,24 @@ use crate::position::{Gsn, LogPosition};
 /// Keys looked up together: enough for the memory to work in parallel.
 const GROUP: usize = 16;
 
+/// Looks with a clock that is asked only if it matters. It is asked after the record was found, and what has expired by
+/// then may have been replaced before: looked for again, by the same time.
+fn timed<T>(
+    now_ms: impl Fn() -> u64,
+    mut look: impl FnMut(&dyn Fn() -> u64) -> Result<Option<T>, EngineError>,
+) -> Result<Option<T>, EngineError> {
+    let asked = Cell::new(None);
+    let now_ms = || {
+        let now_ms = now_ms();
+        asked.set(Some(now_ms));
+        now_ms
+    };
+    match (look(&now_ms)?, asked.get()) {
+        (None, Some(now_ms)) => look(&|| now_ms),
+        (found, _) => Ok(found),
+    }
+}
+
 impl Shard {
     fn check_readable(&self, tree: TreeId, operation: &'static str) -> Result<(), EngineError> {
         if !self.ready.load(Ordering::Acquire) {
@@ -31,7 +50,7 @@ impl Shard {
 
     /// The committed value of a key; `now_ms` decides what has expired.
     pub fn get(&self, tree: TreeId, key: &[u8], now_ms: u64) -> Result<Option<Value>, EngineError> {
-        self.get_at(tree, key, || now_ms)
+        self.look(tree, key, &|| now_ms)
     }
 
     /// As [`Self::get`]; the time is asked for only if it matters.
@@ -41,6 +60,10 @@ impl Shard {
         key: &[u8],
         now_ms: impl Fn() -> u64,
     ) -> Result<Option<Value>, EngineError> {
+        timed(now_ms, |now_ms| self.look(tree, key, now_ms))
+    }
+
+    fn look(&self, tree: TreeId, key: &[u8], now_ms: &dyn Fn() -> u64) -> Result<Option<Value>, EngineError> {
         self.check_readable(tree, "reading")?;
         let hash = self.shared.hash(tree.0, key);
         let read = |view: &View, record: Record<'_>, at: Location| {
@@ -59,8 +82,13 @@ impl Shard {
     ) -> Result<Option<R>, EngineError> {
         self.check_readable(tree, "reading")?;
         let hash = self.shared.hash(tree.0, key);
-        let read = |record: Record<'_>| Ok(self.is_live(&record, now_ms)?.then(|| read(record.value())));
-        self.find(hash, tree.0, key, |_, record, _| read(record)).unwrap_or_else(|| self.none_or_damage(hash))
+        let mut read = Some(read);
+        timed(now_ms, |now_ms| {
+            let read = |_: &View, record: Record<'_>, _: Location| {
+                Ok(if self.is_live(&record, now_ms)? { read.take().map(|read| read(record.value())) } else { None })
+            };
+            self.find(hash, tree.0, key, read).unwrap_or_else(|| self.none_or_damage(hash))
+        })
     }
 
     /// Whether a record is a value that has not expired; an error if it is not what was written.

@@ -131,21 +131,34 @@ impl Shard {
         self.committed_time_ms.load(Ordering::Acquire)
     }
 
-    /// Tells a leader time that enough voters have acknowledged. Conditions are judged by it from now on, and reads once
-    /// all that is in the log by now is applied. Waits for nothing: where the log is being written, whoever does that
-    /// takes it up.
-    pub fn note_committed_time(&self, time_ms: u64) {
+    /// Largest time that this shard was told of: nothing that it shows or was judged by is later, but BARRIERs that are
+    /// not committed ([`Self::log_time_ms`]).
+    pub fn told_time_ms(&self) -> u64 {
+        self.told_time_ms.load(Ordering::Acquire)
+    }
+
+    /// Tells a leader time that enough voters have acknowledged; `after` is what the leader had shown before it showed
+    /// that time, 0 for the leader itself. Conditions are judged by it from now on, and reads once everything before it
+    /// is applied (see `log_time`). Waits for nothing: where the log is being written, a leader takes the time up with
+    /// the next condition or commit, and a follower is told again.
+    pub fn note_committed_time(&self, time_ms: u64, after: Gsn) {
+        if time_ms <= self.committed_time_ms() {
+            return;
+        }
         self.told_time_ms.fetch_max(time_ms, Ordering::AcqRel);
-        if time_ms > self.committed_time_ms()
-            && let Some(mut log) = self.log.try_lock()
-        {
+        if let Some(mut log) = self.log.try_lock() {
+            if log.open.is_none() {
+                log.time.go_on(time_ms, after);
+            }
             self.take_time(&mut log);
         }
     }
 
-    /// Gives what was told a place in the log.
+    /// Takes up what a leader was told, and shows what is due.
     pub(crate) fn take_time(&self, log: &mut Log) {
-        log.time.go_on(self.told_time_ms.load(Ordering::Acquire), log.tail.last.gsn);
+        if log.open.is_some() {
+            log.time.go_on(self.told_time_ms(), 0);
+        }
         if let Some(time_ms) = log.time.reach(log.applied.last.gsn) {
             self.show_time(time_ms);
         }

@@ -305,7 +305,7 @@ impl Shard {
             manifest.mark = mark;
         }
         manifest.commit = manifest.commit.max(self.commit().min(mark.last.gsn));
-        manifest.committed_time_ms = manifest.committed_time_ms.max(self.committed_time_ms());
+        manifest.committed_time_ms = manifest.committed_time_ms.max(self.told_time_ms());
         manifest.log_floor = manifest.log_floor.max(1);
         if self.id == 0 {
             manifest.trees = self.shared.trees.load().as_ref().clone();
@@ -381,7 +381,7 @@ impl Shard {
                 return false;
             }
         }
-        let (commit, time_ms) = (self.commit(), self.committed_time_ms());
+        let (commit, time_ms) = (self.commit(), self.told_time_ms());
         log.put_mark(commit, time_ms);
         if log.relaxed {
             // The mark itself has to be synced although no entry has.

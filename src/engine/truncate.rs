@@ -74,7 +74,6 @@ impl Shard {
         let entries = log.overlay.len();
         let freed = log.cut(to);
         log.time.cut(gsn, self.committed_time_ms());
-        self.take_time(log);
         let freed = freed + (entries - log.overlay.len()) as u64 * ENTRY_BYTES;
         self.shared.memory_bytes.fetch_sub(freed, Ordering::Relaxed);
         log.unsynced.clear();

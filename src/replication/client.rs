@@ -322,7 +322,7 @@ impl ReplicationClient {
         for (shard, &commit) in (0..).zip(&notice.commit).take(self.state.engine.shards().len()) {
             self.commit(shard, commit);
         }
-        self.state.commit_time(notice.committed_time_ms);
+        self.state.time_committed(notice.committed_time_ms, &notice.commit);
     }
 
     /// What the leader has committed, as far as this log was verified to be a prefix of the leader's.

@@ -151,6 +151,8 @@ async fn converse(
 fn heartbeat(state: &MemberState, term: &LeaderTerm, round: u64, ping: u64) -> proto::Heartbeat {
     let now = clock::now();
     let shards = state.engine.shards();
+    // First: what is committed before a time is shown is told with it.
+    let committed_time_ms = state.committed_time_ms();
     let uncommitted = shards
         .iter()
         .map(|shard| term.age_above(shard.id(), shard.commit(), shard.tail_gsn(), now))
@@ -167,7 +169,7 @@ fn heartbeat(state: &MemberState, term: &LeaderTerm, round: u64, ping: u64) -> p
         uncommitted_age_ms: millis(uncommitted),
         tick_age_ms: millis(state.tick_age(now)),
         draining: state.draining.load(Ordering::Acquire),
-        committed_time_ms: shards.iter().map(|shard| shard.committed_time_ms()).max().unwrap_or(0),
+        committed_time_ms,
         figures: state.core.lock().figures().into_iter().map(Into::into).collect(),
     }
 }
@@ -243,11 +245,14 @@ async fn hear(state: &MemberState, following: &Following) -> Result<(), String> 
         if beat.epoch != following.epoch {
             return Err("another epoch".into());
         }
-        let granted = state.core.lock().heartbeat(beat.epoch, following.leader.sid, clock::now());
-        if !granted {
-            return Err("another epoch was promised meanwhile".into());
+        {
+            let mut core = state.core.lock();
+            if !core.heartbeat(beat.epoch, following.leader.sid, clock::now()) {
+                return Err("another epoch was promised meanwhile".into());
+            }
+            // Under the lock: whatever is acknowledged to this leader, the next FENCE tells.
+            state.heard_time(beat.shard_time_ms);
         }
-        state.heard_time(beat.shard_time_ms);
         let age = Duration::from_millis;
         state.heard_ages(age(beat.tick_age_ms), age(beat.sync_age_ms), clock::now());
         state.heard_commits(&beat.commit);
@@ -259,7 +264,7 @@ async fn hear(state: &MemberState, following: &Following) -> Result<(), String> 
             for (shard, &commit) in state.engine.shards().iter().zip(&beat.commit) {
                 state.raise_commit(shard.id(), commit.min(shard.tail_gsn()));
             }
-            state.commit_time(beat.committed_time_ms);
+            state.time_committed(beat.committed_time_ms, &beat.commit);
             let applied: Vec<_> = state.engine.shards().iter().map(|shard| shard.applied()).collect();
             let mut staleness = state.staleness.lock();
             if beat.echo_nanos != 0 {

@@ -111,7 +111,7 @@ impl MemberState {
         let now = clock::now();
         let core = MemberCore::new(durable_of(&engine.meta()), engine.instance(), now);
         let shards = engine.shards().len();
-        let known = engine.shards().iter().map(|s| s.committed_time_ms()).max().unwrap_or(0);
+        let known = engine.log_time_ms();
         let leadership = Leadership::Following { epoch: core.promise(), leader: None };
         let state = Arc::new(Self {
             addresses,
@@ -387,12 +387,22 @@ impl MemberState {
         }
     }
 
-    /// So much shard time is known to W voters.
+    /// As leader: so much shard time is known to W voters.
     pub(crate) fn commit_time(&self, time_ms: u64) {
+        self.time_committed(time_ms, &[]);
+    }
+
+    /// So much shard time is known to W voters; a leader shows it, which had committed so much of each shard.
+    pub(crate) fn time_committed(&self, time_ms: u64, commits: &[Gsn]) {
         self.heard_time(time_ms);
-        for shard in self.engine.shards() {
-            shard.note_committed_time(time_ms);
+        for (number, shard) in self.engine.shards().iter().enumerate() {
+            shard.note_committed_time(time_ms, commits.get(number).copied().unwrap_or(0));
         }
+    }
+
+    /// The time that every shard shows.
+    pub(crate) fn committed_time_ms(&self) -> u64 {
+        self.engine.shards().iter().map(|shard| shard.committed_time_ms()).min().unwrap_or(0)
     }
 
     // --- following ----------------------------------------------------------------------------------------

@@ -264,7 +264,7 @@ impl RoleThread {
             (standing, core.term().cloned())
         };
         let Some(term) = term else { return Err(Refusal::Obsolete(request.config.epoch)) };
-        let known = self.state.known_time_ms().max(request.shard_time_ms);
+        let known = self.state.known_time_ms().max(request.shard_time_ms).max(self.state.engine.log_time_ms());
         let shard_time = ShardTime::new(known, now, clock::wall_ms());
         let commits = shards.iter().map(|shard| shard.commit).collect();
         let term = Arc::new(LeaderTerm::new(term, standing.sid, commits, shard_time));

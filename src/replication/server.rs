@@ -316,9 +316,9 @@ impl Session {
             if sent {
                 continue;
             }
-            let shards = self.state.engine.shards();
-            let commit: Vec<Gsn> = shards.iter().map(|shard| shard.commit()).collect();
-            let time = shards.iter().map(|shard| shard.committed_time_ms()).max().unwrap_or(0);
+            // The time first: what is committed before it is shown is told with it.
+            let time = self.state.committed_time_ms();
+            let commit: Vec<Gsn> = self.state.engine.shards().iter().map(|shard| shard.commit()).collect();
             if told.as_ref().is_none_or(|(told, _)| *told != commit) {
                 let notice = proto::CommitNotice { commit: commit.clone(), committed_time_ms: time };
                 if sender.send(Ok(message(leader_message::Message::Commit(notice)))).await.is_err() {

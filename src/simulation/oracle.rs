@@ -32,8 +32,30 @@ struct Batch {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) gsns: Vec<Gsn>,
-    /// Largest committed time that a read was answered at.
+    /// Largest committed time that an answer was judged by.
     pub(super) times_ms: Vec<u64>,
+    /// The same since a process began anew last: no voter has forgotten that.
+    firm_ms: Vec<u64>,
+    /// How often a process began anew.
+    restarts: u64,
+}
+
+impl Seen {
+    fn nothing(shards: usize) -> Self {
+        Self { gsns: vec![0; shards], times_ms: vec![0; shards], firm_ms: vec![0; shards], restarts: 0 }
+    }
+
+    /// An answer that was judged by `time_ms` was seen.
+    fn judged(&mut self, shard: usize, time_ms: u64) {
+        self.times_ms[shard] = self.times_ms[shard].max(time_ms);
+        self.firm_ms[shard] = self.firm_ms[shard].max(time_ms);
+    }
+
+    /// Whether an answer by `time_ms`, which came at `now`, goes back behind what had been seen; `Some(true)`: although
+    /// nobody can have forgotten that.
+    fn goes_back(&self, shard: usize, time_ms: u64, now: &Self) -> Option<bool> {
+        (time_ms < self.times_ms[shard]).then(|| time_ms < self.firm_ms[shard] && self.restarts == now.restarts)
+    }
 }
 
 /// A read as it was taken, before anybody asked for the lease.
@@ -52,8 +74,8 @@ pub(super) struct Oracle {
     truth: Vec<Truth>,
     appended: BTreeMap<(usize, LogPosition), Batch>,
     positions: BTreeMap<Op, (usize, LogPosition)>,
-    /// What time had been seen when it was asked for.
-    asked_at_ms: BTreeMap<Op, u64>,
+    /// What had been seen when it was asked for.
+    asked_with: BTreeMap<Op, Seen>,
     place: BTreeMap<Op, (usize, Gsn)>,
     leaders: BTreeMap<Epoch, Sid>,
     /// Where each promoted leader's logs ended before its BARRIERs.
@@ -61,6 +83,8 @@ pub(super) struct Oracle {
     acknowledged: BTreeSet<Op>,
     never: BTreeSet<Op>,
     seen: Seen,
+    /// Per shard and gsn of a committed batch with conditions: the largest time that it or one before it was judged by.
+    judged: Vec<BTreeMap<Gsn, u64>>,
     /// How often data was given up; what is of an older lineage is nobody's any more.
     lineage: u64,
     /// Whose records were made to rot: what cannot be read there is refused, not lost.
@@ -79,13 +103,14 @@ impl Oracle {
             truth: (0..shards).map(|_| Truth::default()).collect(),
             appended: BTreeMap::new(),
             positions: BTreeMap::new(),
-            asked_at_ms: BTreeMap::new(),
+            asked_with: BTreeMap::new(),
             place: BTreeMap::new(),
             leaders: BTreeMap::new(),
             began_at: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             never: BTreeSet::new(),
-            seen: Seen { gsns: vec![0; shards], times_ms: vec![0; shards] },
+            seen: Seen::nothing(shards),
+            judged: vec![BTreeMap::new(); shards],
             lineage: 0,
             rotten: BTreeSet::new(),
             gone_back: Counts::new(),
@@ -114,7 +139,7 @@ impl Oracle {
 
     /// A client asks for a batch.
     pub(super) fn asked(&mut self, op: Op, shard: usize, batch: &WriteBatch) {
-        self.asked_at_ms.insert(op, self.seen.times_ms[shard]);
+        self.asked_with.insert(op, self.seen.clone());
         self.recorder.asked(op, shard, batch, self.now);
     }
 
@@ -195,14 +220,20 @@ impl Oracle {
             });
         }
         let (before, seen_ms) = (batch.first_gsn - 1, batch.time_ms.max(self.seen.times_ms[shard]));
+        let firm_ms = batch.time_ms.max(self.seen.firm_ms[shard]);
+        if !batch.conditions.is_empty() {
+            let until_ms = self.judged[shard].last_key_value().map_or(0, |(_, &time_ms)| time_ms);
+            self.judged[shard].insert(last.gsn, until_ms.max(batch.time_ms));
+        }
         for condition in &batch.conditions {
             let holds = |time_ms| self.truth[shard].holds(&condition.key, condition.expect, before, time_ms);
+            let sure = !holds(firm_ms);
             match (holds(batch.time_ms), holds(seen_ms)) {
                 (false, _) => {
                     self.broken(|| format!("write {op} was done although its condition {condition:?} did not hold"));
                 }
                 // Somebody saw the value expire before it was written.
-                (true, false) => self.went_back("writes whose condition had been seen not to hold any more"),
+                (true, false) => self.went_back("writes whose condition had been seen not to hold any more", sure),
                 (true, true) => {}
             }
         }
@@ -284,6 +315,7 @@ impl Oracle {
             }
             truth.truncate(common);
             self.seen.gsns[number] = self.seen.gsns[number].min(common);
+            self.judged[number].split_off(&(common + 1));
             let lost: Vec<Op> =
                 self.place.iter().filter(|(_, at)| at.0 == number && at.1 > common).map(|(&op, _)| op).collect();
             for op in lost {
@@ -301,6 +333,7 @@ impl Oracle {
         let batch = self.positions.get(&op).and_then(|&(shard, at)| Some((at.epoch, self.appended.get(&(shard, at))?)));
         if let Some((epoch, batch)) = batch {
             self.recorder.done(op, LogPosition::new(epoch, batch.first_gsn), self.now);
+            self.seen.judged(shard, batch.time_ms);
         }
         self.seen.gsns[shard] = self.seen.gsns[shard].max(gsn);
         if self.place.get(&op) != Some(&(shard, gsn)) {
@@ -322,10 +355,13 @@ impl Oracle {
 
     /// A client was told that a condition does not hold, judged against the entry `judged_at` at `time_ms`.
     pub(super) fn refused(&mut self, op: Op, shard: usize, condition: &Condition, judged_at: Gsn, time_ms: u64) {
-        let asked_at_ms = self.asked_at_ms.get(&op).copied().unwrap_or(0);
-        if time_ms < asked_at_ms && self.truth[shard].holds(&condition.key, condition.expect, judged_at, asked_at_ms) {
-            self.went_back("writes refused by what had been seen expired");
+        if let Some(asked) = self.asked_with.get(&op)
+            && let Some(sure) = asked.goes_back(shard, time_ms, &self.seen)
+            && self.truth[shard].holds(&condition.key, condition.expect, judged_at, asked.times_ms[shard])
+        {
+            self.went_back("writes refused by what had been seen expired", sure);
         }
+        self.seen.judged(shard, time_ms);
         self.recorder.failed(op, condition, self.now);
         self.never(op);
         self.seen.gsns[shard] = self.seen.gsns[shard].max(judged_at);
@@ -348,18 +384,31 @@ impl Oracle {
         if have < want {
             self.broken(|| format!("{who} answered a read of shard {shard} from {have}, {want} had been seen"));
         }
-        if look.time_ms < required.times_ms[shard] {
-            self.went_back("reads at a time before one that had been seen");
+        if let Some(sure) = required.goes_back(shard, look.time_ms, &self.seen) {
+            self.went_back("reads at a time before one that had been seen", sure);
+        }
+        let judged_ms = self.judged[shard].range(..=have).next_back().map_or(0, |(_, &time_ms)| time_ms);
+        if look.time_ms < judged_ms {
+            self.went_back("reads at a time before one that what they show was judged by", self.seen.restarts == 0);
         }
         self.seen.gsns[shard] = self.seen.gsns[shard].max(have);
-        self.seen.times_ms[shard] = self.seen.times_ms[shard].max(look.time_ms);
+        self.seen.judged(shard, look.time_ms);
         self.shows(who, look);
     }
 
-    /// Not called broken: what voters knew of the time and forgot when they were restarted is not known to the next
-    /// leader (see docs/reliability.md).
-    fn went_back(&mut self, what: &'static str) {
+    /// Broken only if it is `sure` that nobody forgot: what voters knew of the time and forgot when they were restarted is
+    /// not known to the next leader (see docs/reliability.md).
+    fn went_back(&mut self, what: &'static str, sure: bool) {
         *self.gone_back.entry(what).or_default() += 1;
+        if sure {
+            self.broken(|| format!("time went back: {what}"));
+        }
+    }
+
+    /// A process begins anew: what it knew in memory only is forgotten.
+    pub(super) fn restarts(&mut self) {
+        self.seen.restarts += 1;
+        self.seen.firm_ms.fill(0);
     }
 
     /// What was read is what the history says.

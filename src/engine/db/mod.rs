@@ -197,7 +197,7 @@ impl Db {
         }
         inner.epoch = inner.engine.shards().iter().map(|shard| shard.tail().last.epoch).max().unwrap_or(0) + 1;
         for shard in inner.engine.shards() {
-            shard.open_epoch(inner.epoch, clock_ms().max(shard.committed_time_ms()))?;
+            shard.open_epoch(inner.epoch, clock_ms())?;
         }
         inner.engine.sync_all()?;
         for shard in inner.engine.shards() {
@@ -327,10 +327,16 @@ impl Inner {
         &shards[usize::from(shard_of(key, shards.len() as u16))]
     }
 
-    /// The time that expiry is judged by: it never goes back, whatever the clock does.
+    /// The time that reads are judged by: it never goes back, whatever the clock does.
     fn now_ms(&self, shard: &Shard) -> u64 {
-        shard.note_committed_time(clock_ms());
+        shard.note_committed_time(clock_ms(), 0);
         shard.committed_time_ms()
+    }
+
+    /// The time that lives begin at.
+    fn birth_ms(&self, shard: &Shard) -> u64 {
+        shard.note_committed_time(clock_ms(), 0);
+        shard.told_time_ms()
     }
 
     fn write_single(&self, op: SingleOp<'_>) -> Result<Version, EngineError> {
@@ -343,7 +349,7 @@ impl Inner {
 
     fn write(&self, batch: &WriteBatch) -> Result<WriteOutcome, EngineError> {
         let shard = self.shard_of_batch(batch)?;
-        shard.note_committed_time(clock_ms());
+        shard.note_committed_time(clock_ms(), 0);
         self.append(shard, || shard.append(self.epoch, batch))
     }
 

@@ -277,7 +277,7 @@ fn a_key_with_a_time_to_live_goes_and_stays_gone() {
     assert!(db.default_tree().put_if_absent("soon", "again").expect("judged"), "an expired key is absent");
     // The clock of expiry never goes back: what it has reached is remembered across a clean end.
     let ahead = clock_ms() + 7_200_000;
-    db.inner.engine.shards()[0].note_committed_time(ahead);
+    db.inner.engine.shards()[0].note_committed_time(ahead, 0);
     assert_eq!(db.get("later").expect("read"), None);
     db.close().expect("closed");
     drop(db);

@@ -83,7 +83,7 @@ impl DbTree {
     ) -> Result<Version, EngineError> {
         let key = key.as_ref();
         let live_ms = u64::try_from(live.as_millis()).unwrap_or(u64::MAX);
-        let expires_ms = self.inner.now_ms(self.inner.shard(key)).saturating_add(live_ms);
+        let expires_ms = self.inner.birth_ms(self.inner.shard(key)).saturating_add(live_ms);
         self.single(key, Some(value.as_ref()), Some(expires_ms))
     }
 

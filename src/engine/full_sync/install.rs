@@ -305,7 +305,6 @@ impl Shard {
             let freed = log.install(g0, manifest.epoch_table.clone(), staged.len() as u32);
             log.next_file_id = log.next_file_id.max(next_file_id);
             log.time = LogTime::new(committed_time_ms);
-            self.take_time(&mut log);
             self.spares.store(0, Ordering::Relaxed);
             shared.memory_bytes.fetch_sub(freed, Ordering::Relaxed);
             self.view.store(Arc::new(view));

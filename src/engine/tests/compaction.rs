@@ -195,7 +195,7 @@ fn an_expired_value_goes_by_committed_time_and_what_it_hid_does_not_come_back() 
     assert_eq!(shard.housekeeping_report().expired_dropped, 0, "committed time has not come that far");
     assert_eq!(shard.keys(), 55);
     assert_eq!(contents(shard, 1019).len(), 35, "twenty sessions are over for whoever reads at that time");
-    shard.note_committed_time(1019);
+    shard.note_committed_time(1019, 0);
     fill_segment(shard, "more");
     commit_all(&engine);
     compact_all(&engine);

@@ -272,7 +272,7 @@ impl Run {
             model.time_ms
         };
         let shard = self.shard();
-        shard.note_committed_time(time_ms);
+        shard.note_committed_time(time_ms, 0);
         shard.advance_commit(gsn);
     }
 

@@ -257,7 +257,7 @@ impl Process {
         for (shard, &commit) in commit.iter().enumerate() {
             self.take_commit(shard, commit, hands);
         }
-        self.commit_time(committed_time_ms);
+        self.commit_time(committed_time_ms, commit);
         // What a stream would have delivered in order may be lost here: begin anew.
         let behind = self.engine.shards().iter().zip(tails).any(|(shard, &tail)| shard.tail_gsn() < tail);
         if behind && hands.random.chance(300) {
@@ -267,11 +267,12 @@ impl Process {
         }
     }
 
-    /// So much shard time is known to W voters.
-    pub(super) fn commit_time(&mut self, time_ms: u64) {
+    /// So much shard time is known to W voters; a leader shows it, which had committed so much of each shard (empty: this
+    /// one).
+    pub(super) fn commit_time(&mut self, time_ms: u64, commits: &[Gsn]) {
         self.known_time_ms = self.known_time_ms.max(time_ms);
-        for shard in self.engine.shards() {
-            shard.note_committed_time(time_ms);
+        for (number, shard) in self.engine.shards().iter().enumerate() {
+            shard.note_committed_time(time_ms, commits.get(number).copied().unwrap_or(0));
         }
     }
 

@@ -217,7 +217,7 @@ impl Process {
                 lease.acknowledged(sid, sent);
             }
             let own_ms = self.shard_time_ms(hands);
-            self.commit_time(term.time_known(sid, shard_time_ms, own_ms));
+            self.commit_time(term.time_known(sid, shard_time_ms, own_ms), &[]);
         }
         if let Some(session) = self.sessions.get_mut(&sid) {
             session.heard = now;

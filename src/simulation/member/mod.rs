@@ -200,7 +200,7 @@ impl Process {
             sightings: Sightings::default(),
             waiting: Vec::new(),
             assembling: None,
-            known_time_ms: engine.shards().iter().map(|shard| shard.committed_time_ms()).max().unwrap_or(0),
+            known_time_ms: engine.log_time_ms(),
             tidied: vec![HousekeepingReport::default(); shards],
             relaxed: options.durability == crate::engine::Durability::Os,
             forgets_promises: hands.mutant == Some(Mutant::PromiseNotPersisted),

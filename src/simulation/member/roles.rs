@@ -245,7 +245,8 @@ impl Process {
         let Some(term) = self.core.term().cloned() else { return Ok(()) };
         let (epoch, now) = (term.config.epoch, self.clock(hands.now));
         hands.oracle.leads(self.me(), epoch, self.engine.shards());
-        let shard_time = ShardTime::new(self.known_time_ms, now, hands.wall_ms);
+        let known_ms = self.known_time_ms.max(self.engine.log_time_ms());
+        let shard_time = ShardTime::new(known_ms, now, hands.wall_ms);
         let term = Arc::new(LeaderTerm::new(term, self.me(), commits, shard_time));
         self.term = Some(term.clone());
         self.led_since = hands.now;

@@ -52,8 +52,8 @@ impl Process {
         let commit: Vec<Gsn> = self.engine.shards().iter().map(|shard| shard.commit()).collect();
         term.shard_time.lock().advance(now, term.clock_interval(&term.walls(hands.wall_ms, now)));
         let own_ms = self.shard_time_ms(hands);
-        self.commit_time(term.time_known(term.own, own_ms, own_ms));
-        let committed_time_ms = self.engine.shards().iter().map(|s| s.committed_time_ms()).max().unwrap_or(0);
+        self.commit_time(term.time_known(term.own, own_ms, own_ms), &[]);
+        let committed_time_ms = self.engine.shards().iter().map(|s| s.committed_time_ms()).min().unwrap_or(0);
         let figures = self.figures(&commit);
         self.core.hear_figures(term.epoch(), &figures);
         let figures = self.core.figures();

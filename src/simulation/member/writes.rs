@@ -49,7 +49,7 @@ impl Process {
             return Put::Refused;
         }
         let data = self.shard(shard);
-        let judged_ms = data.judging_time_ms();
+        let judged_ms = if batch.conditions.is_empty() { 0 } else { data.judging_time_ms() };
         match data.append(epoch, batch) {
             Ok(Appended::Written { position, first_gsn }) => {
                 if !batch.conditions.is_empty() {
@@ -83,14 +83,15 @@ impl Process {
     }
 
     /// Shard time, as a leader tells it.
-    pub(super) fn shard_time_ms(&self, hands: &Hands<'_>) -> u64 {
+    pub(in crate::simulation) fn shard_time_ms(&self, hands: &Hands<'_>) -> u64 {
         match &self.term {
             Some(term) => term.shard_time.lock().at(self.clock(hands.now)),
             None => self.known_time_ms,
         }
     }
 
-    /// Shard time, for whoever sets an expiry.
+    /// The time that reads are judged by.
+    #[cfg(test)]
     pub(in crate::simulation) fn committed_time_ms(&self, shard: usize) -> u64 {
         self.shard(shard).committed_time_ms()
     }

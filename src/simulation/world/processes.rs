@@ -79,6 +79,9 @@ impl World {
             return;
         }
         place.life += 1;
+        if place.life > 1 {
+            self.oracle.restarts();
+        }
         let mut wishes = Vec::new();
         let mut hands = Hands {
             now: self.now,
