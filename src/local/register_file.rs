@@ -208,6 +208,7 @@ mod tests {
             initialized: true,
             format_level: 1,
             slot_table_version: 0,
+            shard_time_ms: 0,
             last_request: None,
             unknown: BTreeMap::new(),
         }

@@ -151,6 +151,7 @@ impl<'a> Product<'a> {
             initialized: true,
             format_level: 1,
             slot_table_version: 0,
+            shard_time_ms: 0,
             last_request: None,
             unknown: BTreeMap::new(),
         };

@@ -34,27 +34,18 @@ pub(super) struct Seen {
     pub(super) gsns: Vec<Gsn>,
     /// Largest committed time that an answer was judged by.
     pub(super) times_ms: Vec<u64>,
-    /// The same since a process began anew last: no voter has forgotten that.
-    firm_ms: Vec<u64>,
-    /// How often a process began anew.
-    restarts: u64,
+    /// No voter has forgotten a later time than this: when one ended last, nobody had been told of any later one.
+    forgotten_ms: u64,
 }
 
 impl Seen {
     fn nothing(shards: usize) -> Self {
-        Self { gsns: vec![0; shards], times_ms: vec![0; shards], firm_ms: vec![0; shards], restarts: 0 }
+        Self { gsns: vec![0; shards], times_ms: vec![0; shards], forgotten_ms: 0 }
     }
 
     /// An answer that was judged by `time_ms` was seen.
     fn judged(&mut self, shard: usize, time_ms: u64) {
         self.times_ms[shard] = self.times_ms[shard].max(time_ms);
-        self.firm_ms[shard] = self.firm_ms[shard].max(time_ms);
-    }
-
-    /// Whether an answer by `time_ms`, which came at `now`, goes back behind what had been seen; `Some(true)`: although
-    /// nobody can have forgotten that.
-    fn goes_back(&self, shard: usize, time_ms: u64, now: &Self) -> Option<bool> {
-        (time_ms < self.times_ms[shard]).then(|| time_ms < self.firm_ms[shard] && self.restarts == now.restarts)
     }
 }
 
@@ -220,20 +211,18 @@ impl Oracle {
             });
         }
         let (before, seen_ms) = (batch.first_gsn - 1, batch.time_ms.max(self.seen.times_ms[shard]));
-        let firm_ms = batch.time_ms.max(self.seen.firm_ms[shard]);
         if !batch.conditions.is_empty() {
             let until_ms = self.judged[shard].last_key_value().map_or(0, |(_, &time_ms)| time_ms);
             self.judged[shard].insert(last.gsn, until_ms.max(batch.time_ms));
         }
         for condition in &batch.conditions {
             let holds = |time_ms| self.truth[shard].holds(&condition.key, condition.expect, before, time_ms);
-            let sure = !holds(firm_ms);
             match (holds(batch.time_ms), holds(seen_ms)) {
                 (false, _) => {
                     self.broken(|| format!("write {op} was done although its condition {condition:?} did not hold"));
                 }
                 // Somebody saw the value expire before it was written.
-                (true, false) => self.went_back("writes whose condition had been seen not to hold any more", sure),
+                (true, false) => self.went_back("writes whose condition had been seen not to hold any more", seen_ms),
                 (true, true) => {}
             }
         }
@@ -356,10 +345,11 @@ impl Oracle {
     /// A client was told that a condition does not hold, judged against the entry `judged_at` at `time_ms`.
     pub(super) fn refused(&mut self, op: Op, shard: usize, condition: &Condition, judged_at: Gsn, time_ms: u64) {
         if let Some(asked) = self.asked_with.get(&op)
-            && let Some(sure) = asked.goes_back(shard, time_ms, &self.seen)
-            && self.truth[shard].holds(&condition.key, condition.expect, judged_at, asked.times_ms[shard])
+            && let asked_ms = asked.times_ms[shard]
+            && time_ms < asked_ms
+            && self.truth[shard].holds(&condition.key, condition.expect, judged_at, asked_ms)
         {
-            self.went_back("writes refused by what had been seen expired", sure);
+            self.went_back("writes refused by what had been seen expired", asked_ms);
         }
         self.seen.judged(shard, time_ms);
         self.recorder.failed(op, condition, self.now);
@@ -384,31 +374,30 @@ impl Oracle {
         if have < want {
             self.broken(|| format!("{who} answered a read of shard {shard} from {have}, {want} had been seen"));
         }
-        if let Some(sure) = required.goes_back(shard, look.time_ms, &self.seen) {
-            self.went_back("reads at a time before one that had been seen", sure);
+        if look.time_ms < required.times_ms[shard] {
+            self.went_back("reads at a time before one that had been seen", required.times_ms[shard]);
         }
         let judged_ms = self.judged[shard].range(..=have).next_back().map_or(0, |(_, &time_ms)| time_ms);
         if look.time_ms < judged_ms {
-            self.went_back("reads at a time before one that what they show was judged by", self.seen.restarts == 0);
+            self.went_back("reads at a time before one that what they show was judged by", judged_ms);
         }
         self.seen.gsns[shard] = self.seen.gsns[shard].max(have);
         self.seen.judged(shard, look.time_ms);
         self.shows(who, look);
     }
 
-    /// Broken only if it is `sure` that nobody forgot: what voters knew of the time and forgot when they were restarted is
-    /// not known to the next leader (see docs/reliability.md).
-    fn went_back(&mut self, what: &'static str, sure: bool) {
+    /// Behind `seen_ms`. Not called broken if voters may have known that and forgotten it when they ended (see
+    /// docs/reliability.md).
+    fn went_back(&mut self, what: &'static str, seen_ms: u64) {
         *self.gone_back.entry(what).or_default() += 1;
-        if sure {
+        if seen_ms > self.seen.forgotten_ms {
             self.broken(|| format!("time went back: {what}"));
         }
     }
 
-    /// A process begins anew: what it knew in memory only is forgotten.
-    pub(super) fn restarts(&mut self) {
-        self.seen.restarts += 1;
-        self.seen.firm_ms.fill(0);
+    /// A process ends, and with it what it knew in memory only; no member has told a later time than `told_ms` yet.
+    pub(super) fn forgets(&mut self, told_ms: u64) {
+        self.seen.forgotten_ms = self.seen.forgotten_ms.max(told_ms);
     }
 
     /// What was read is what the history says.

@@ -324,7 +324,8 @@ pub struct PromoteRequest {
     pub targets: Vec<LogTail>,
     /// Acknowledge no write and serve no read before this has passed.
     pub lease_wait: Duration,
-    /// Where shard time goes on, unix milliseconds: the largest of the FENCE replies, or the median of their wall clocks.
+    /// Where shard time goes on, unix milliseconds: the largest of the FENCE replies and the register, or the median of the
+    /// wall clocks.
     pub shard_time_ms: u64,
     /// Followers and learners, where they are: only so that heartbeats can name them.
     pub members: Vec<Donor>,

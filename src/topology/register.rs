@@ -106,6 +106,10 @@ pub struct Register {
     /// Version of the slot table.
     #[serde(default)]
     pub slot_table_version: u64,
+    /// Where shard time went on at the last DECIDE, unix milliseconds: as late as anything that was shown in an earlier
+    /// epoch. A quorum of other voters need not have known it.
+    #[serde(default)]
+    pub shard_time_ms: u64,
     /// The last one-shot request that was carried out.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub last_request: Option<DoneRequest>,

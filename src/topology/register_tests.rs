@@ -29,6 +29,7 @@ pub(crate) fn sample() -> Register {
         initialized: true,
         format_level: 1,
         slot_table_version: 1,
+        shard_time_ms: 0,
         last_request: None,
         unknown: BTreeMap::new(),
     }

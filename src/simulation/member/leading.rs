@@ -216,7 +216,7 @@ impl Process {
             if let Some(lease) = self.core.lease_mut() {
                 lease.acknowledged(sid, sent);
             }
-            let own_ms = self.shard_time_ms(hands);
+            let own_ms = self.shard_time_ms(hands.now);
             self.commit_time(term.time_known(sid, shard_time_ms, own_ms), &[]);
         }
         if let Some(session) = self.sessions.get_mut(&sid) {

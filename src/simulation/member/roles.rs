@@ -127,7 +127,7 @@ impl Process {
                     self.engine.hold_log_floor(FLOOR_HELD);
                     self.end_copy_from_donor();
                     // A fenced leader tells the time it counted: what expired by it must stay expired.
-                    self.known_time_ms = self.known_time_ms.max(self.shard_time_ms(hands));
+                    self.known_time_ms = self.known_time_ms.max(self.shard_time_ms(hands.now));
                     self.leave(&step.role, hands);
                     Running::Fence(step, drained, caller)
                 }
@@ -257,7 +257,7 @@ impl Process {
         self.copying = None;
         for number in 0..self.engine.shards().len() {
             let shard = self.shard(number).clone();
-            match shard.open_epoch(epoch, self.shard_time_ms(hands)) {
+            match shard.open_epoch(epoch, self.shard_time_ms(hands.now)) {
                 Ok(tail) => {
                     let counted = if hands.mutant == Some(Mutant::CommitsOlderEpochs) { 0 } else { tail.last.gsn };
                     if let Some(commit) = term.quorum.lock().barrier_appended(shard.id(), counted) {

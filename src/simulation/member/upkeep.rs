@@ -51,7 +51,7 @@ impl Process {
         let tails: Vec<Gsn> = self.engine.shards().iter().map(|shard| shard.tail_gsn()).collect();
         let commit: Vec<Gsn> = self.engine.shards().iter().map(|shard| shard.commit()).collect();
         term.shard_time.lock().advance(now, term.clock_interval(&term.walls(hands.wall_ms, now)));
-        let own_ms = self.shard_time_ms(hands);
+        let own_ms = self.shard_time_ms(hands.now);
         self.commit_time(term.time_known(term.own, own_ms, own_ms), &[]);
         let committed_time_ms = self.engine.shards().iter().map(|s| s.committed_time_ms()).min().unwrap_or(0);
         let figures = self.figures(&commit);

@@ -83,9 +83,9 @@ impl Process {
     }
 
     /// Shard time, as a leader tells it.
-    pub(in crate::simulation) fn shard_time_ms(&self, hands: &Hands<'_>) -> u64 {
+    pub(in crate::simulation) fn shard_time_ms(&self, now: std::time::Duration) -> u64 {
         match &self.term {
-            Some(term) => term.shard_time.lock().at(self.clock(hands.now)),
+            Some(term) => term.shard_time.lock().at(self.clock(now)),
             None => self.known_time_ms,
         }
     }

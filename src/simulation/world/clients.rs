@@ -43,7 +43,7 @@ impl World {
             }
         } else {
             let mut now_ms = 0;
-            self.with(member, None, |p, h| now_ms = p.shard_time_ms(h));
+            self.with(member, None, |p, h| now_ms = p.shard_time_ms(h.now));
             let op = self.next_op;
             let batch = workload::batch(&mut self.random, op, now_ms, self.oracle.truth(shard));
             self.put(member, shard, &batch);

@@ -79,9 +79,6 @@ impl World {
             return;
         }
         place.life += 1;
-        if place.life > 1 {
-            self.oracle.restarts();
-        }
         let mut wishes = Vec::new();
         let mut hands = Hands {
             now: self.now,
@@ -138,8 +135,11 @@ impl World {
     }
 
     fn end(&mut self, member: usize, power: bool, down: Duration) {
+        let now = self.now;
+        let told_ms = self.places.iter().filter_map(|place| place.process.as_ref()).map(|p| p.shard_time_ms(now)).max();
         let place = &mut self.places[member];
         let Some(process) = place.process.take() else { return };
+        self.oracle.forgets(told_ms.unwrap_or(0));
         if process.copies() {
             *self.counts.entry("deaths during a full copy").or_default() += 1;
         }

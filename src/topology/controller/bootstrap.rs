@@ -41,6 +41,7 @@ impl Controller {
             initialized: false,
             format_level: 1,
             slot_table_version: 1,
+            shard_time_ms: 0,
             last_request: None,
             unknown: BTreeMap::new(),
         };

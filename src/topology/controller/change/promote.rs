@@ -30,10 +30,11 @@ pub(super) struct Promoting {
 }
 
 impl Controller {
-    pub(super) fn decide_epoch(&mut self, change: &Change, choice: &Choice) {
+    pub(super) fn decide_epoch(&mut self, change: &Change, chosen: &Chosen) {
         let Some(present) = self.register.found() else { return };
-        let plan = &change.plan;
+        let (plan, choice) = (&change.plan, &chosen.choice);
         let mut register = Register::clone(present);
+        register.shard_time_ms = self.shard_time(change, chosen, present);
         register.phase = Phase::Leading;
         register.leader = Some(choice.leader);
         register.last_leading = Some(Leading { epoch: change.epoch, sid: choice.leader });
@@ -55,6 +56,10 @@ impl Controller {
             register.last_request = Some(DoneRequest { id, outcome });
         }
         self.register.swap(register, &mut self.actions);
+    }
+
+    fn shard_time(&self, change: &Change, chosen: &Chosen, register: &Register) -> u64 {
+        shard_time(&chosen.answers, &change.allocated.voters, self.now).max(register.shard_time_ms)
     }
 
     pub(super) fn promoting(&mut self, change: &Change, p: &mut Promoting) -> Progress {
@@ -94,7 +99,7 @@ impl Controller {
                 change.allocated.last_leading,
                 now,
             ),
-            shard_time_ms: shard_time(&p.chosen.answers, &change.allocated.voters, now),
+            shard_time_ms: self.shard_time(change, &p.chosen, &register),
             members: members.filter(|&&sid| sid != leader).map(|&sid| self.donor(&register, sid)).collect(),
         };
         let name = p.chosen.answers[&leader].name.clone();

@@ -50,6 +50,7 @@ fn register() -> Register {
         initialized: true,
         format_level: 1,
         slot_table_version: 1,
+        shard_time_ms: 0,
         last_request: None,
         unknown: Default::default(),
     }
