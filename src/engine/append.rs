@@ -587,9 +587,7 @@ impl Shard {
             }
         }
         let batches = self.check_chunk(chunk)?;
-        let mut at = 0;
-        let mut batches = batches.into_iter().peekable();
-        let mut log = self.log.lock();
+        let log = self.log.lock();
         let tail = log.tail;
         if let Some(epoch) = log.open {
             return Err(ChunkError::Leading(epoch));
@@ -604,9 +602,31 @@ impl Shard {
         if self.over_budget(&log, chunk.bytes.len() as u64) {
             return Err(ChunkError::MemoryFull);
         }
-        if self.shared.no_room.load(Ordering::Acquire) && batches.peek().is_none_or(|first| first.opens.is_none()) {
+        if self.shared.no_room.load(Ordering::Acquire) && batches.first().is_none_or(|first| first.opens.is_none()) {
             return Err(ChunkError::DiskFull);
         }
+        let (mut log, taken) = match self.put_batches(log, chunk, &batches) {
+            Ok(log) => (log, Ok(())),
+            // What came before the batch that found no room is in the log.
+            Err(error) => (self.log.lock(), Err(error)),
+        };
+        self.trim_memory(&mut log);
+        let tail = log.tail;
+        self.tail_gsn.store(tail.last.gsn, Ordering::Release);
+        drop(log);
+        self.appended(tail.last.gsn);
+        taken.map(|()| tail)
+    }
+
+    /// Puts a chunk's batches at the log's end, one by one.
+    fn put_batches<'a>(
+        &'a self,
+        mut log: MutexGuard<'a, Log>,
+        chunk: &LogChunk,
+        batches: &[ChunkBatch],
+    ) -> Result<MutexGuard<'a, Log>, ChunkError> {
+        let mut at = 0;
+        let mut batches = batches.iter().peekable();
         while let Some(batch) = batches.peek() {
             let before = log.tail;
             let bytes = &chunk.bytes[at..at + batch.bytes];
@@ -641,12 +661,7 @@ impl Shard {
             at += batch.bytes;
             batches.next();
         }
-        self.trim_memory(&mut log);
-        let tail = log.tail;
-        self.tail_gsn.store(tail.last.gsn, Ordering::Release);
-        drop(log);
-        self.appended(tail.last.gsn);
-        Ok(tail)
+        Ok(log)
     }
 
     /// Checks everything about a chunk that does not depend on the own log, and finds its batches.

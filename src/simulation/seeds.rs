@@ -43,7 +43,15 @@ fn what_a_seed_has_found_stays_found() {
 
 /// As [`ONCE_FAILED`], of seeds that failed only where some of what happens was left out: how long things go wrong (ms),
 /// kinds of faults and numbers of faults that do not happen.
-const ONCE_FAILED_CUT: [(u64, u64, &str, &[u32]); 2] = [
+const ONCE_FAILED_CUT: [(u64, u64, &str, &[u32]); 3] = [
+    // `Os`: of a chunk that found no room half-way, what was taken never counted as durable: nobody could lead.
+    (
+        9714,
+        3541,
+        "deafen,die-at-operation,fail-sync,fail-write,kill,kill-all,lose-power,pause-controller,replay,switchover,\
+         terminate",
+        &[8],
+    ),
     // A register that went back within an epoch gave an empty-handed voter the lead: acknowledged writes were lost.
     (
         1895,

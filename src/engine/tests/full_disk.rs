@@ -111,6 +111,37 @@ fn a_disk_that_is_full_to_the_last_byte_keeps_what_it_took_and_loses_nothing() {
 }
 
 #[test]
+fn what_a_follower_took_of_a_chunk_before_its_disk_was_full_counts() {
+    let disk = CrashDisk::new();
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let leader = open(&shared, Path::new("/leader"), Durability::Os);
+    let follower = open(&shared, Path::new("/follower"), Durability::Os);
+    let (l, f) = (&leader.shards()[0], &follower.shards()[0]);
+    l.open_epoch(1, 1).expect("opened");
+    for i in 0..60 {
+        put_result(l, &format!("key{i}"), 3000).expect("room");
+    }
+    let ship = |max: usize| {
+        let TailRead::Chunk(chunk) = l.tail_read(f.tail().last.gsn, max) else { panic!("it is in memory") };
+        f.append_chunk(&chunk)
+    };
+    let first = ship(1000).expect("room").last.gsn;
+    let on = FaultOn::Write;
+    disk.inject(Fault { on, path_contains: "/follower".into(), skip: 0, times: u64::MAX, errno: libc::ENOSPC });
+    let refused = ship(150_000);
+    assert!(matches!(refused, Err(ChunkError::DiskFull)), "{refused:?}");
+    let taken = f.tail().last.gsn;
+    assert!(taken > first && taken < l.tail_gsn(), "{taken} after {first}");
+    assert_eq!((f.tail_gsn(), f.durable_gsn()), (taken, taken));
+    disk.heal();
+    follower.space().expect("measured");
+    while f.tail_gsn() < l.tail_gsn() {
+        ship(16 << 10).expect("there is room");
+    }
+    assert_eq!(f.tail(), l.tail());
+}
+
+#[test]
 fn while_puts_are_refused_deletes_free_room_at_once_though_log_is_kept_for_laggards() {
     for durability in [Durability::Disk, Durability::Os] {
         let disk = CrashDisk::new();

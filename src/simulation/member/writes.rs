@@ -90,12 +90,6 @@ impl Process {
         }
     }
 
-    /// The time that reads are judged by.
-    #[cfg(test)]
-    pub(in crate::simulation) fn committed_time_ms(&self, shard: usize) -> u64 {
-        self.shard(shard).committed_time_ms()
-    }
-
     /// A read takes the value first...
     pub(in crate::simulation) fn read_begins(&self, shard: usize, key: &[u8]) -> Option<Result<(Look, Epoch), String>> {
         if !(self.leads() && self.serving()) || self.is_hung() {
