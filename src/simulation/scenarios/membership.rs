@@ -66,6 +66,26 @@ fn the_leaders_volume_may_be_lost_too() {
     w.check_everything();
 }
 
+/// The leader that is left has only a lost storage to commit with; the other two hold everything, and do not vote.
+#[test]
+fn who_holds_everything_takes_the_place_of_a_voter_that_a_new_leader_cannot_commit_without() {
+    let mut w = healthy(3);
+    let leader = w.the_leader();
+    let lost = w.other_than(leader);
+    let away = 3 - leader - lost;
+    w.keep_down(away);
+    w.run_well(Duration::from_secs(65));
+    assert_eq!((w.register().voters.len(), w.leader()), (2, Some(leader)));
+    let epoch = w.epoch();
+    w.wipe(lost);
+    w.kill(leader, ms(50));
+    w.let_up(away);
+    w.reach("somebody serves", |w| w.epoch() > epoch && w.leader().is_some());
+    w.settle();
+    assert_eq!(w.register().voters.len(), 3);
+    w.check_everything();
+}
+
 #[test]
 fn of_two_members_the_one_left_goes_on_alone_and_takes_the_other_back() {
     let mut w = healthy(2);

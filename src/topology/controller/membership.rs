@@ -47,10 +47,19 @@ impl Controller {
                 .collect();
             let silent_ms = leader.cannot_commit.as_millis();
             let since = now.saturating_sub(leader.cannot_commit);
+            let gone = names(self, register, |sid| !keep.contains(&sid));
+            let why = format!("no write quorum for {silent_ms} ms, {gone} not connected");
             if keep.len() < all && keep.len() >= minimum {
-                let gone = names(self, register, |sid| !keep.contains(&sid));
-                let why = format!("no write quorum for {silent_ms} ms, {gone} not connected");
                 return Some(self.reshape(register, Kind::RemoveVoter, why, since, keep, Some(own)));
+            }
+            // Others that hold everything take their places: the missing ones may never come back.
+            let ready = self.ready_learners(register);
+            if keep.len() < minimum && keep.len() + ready.len() >= minimum {
+                let new = &ready[..minimum - keep.len()];
+                let names: Vec<_> = new.iter().map(|&sid| self.name_of(sid)).collect();
+                let why = format!("{why}, {} in sync", names.join(", "));
+                let voters = keep.iter().chain(new).copied().collect();
+                return Some(self.reshape(register, Kind::ReplaceVoter, why, since, voters, Some(own)));
             }
             // Whoever is left without it may do better, if they are enough.
             let others: Vec<Sid> = self
@@ -76,7 +85,7 @@ impl Controller {
                 "NoQuorum",
                 format!(
                     "{} could not commit for {silent_ms} ms; fewer than {minimum} voters would be left without the \
-                     missing ones: start those again",
+                     missing ones, and no other member holds everything: start those again",
                     self.name_of(own)
                 ),
             );
