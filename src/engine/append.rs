@@ -141,6 +141,8 @@ impl Shard {
             log.end_batch();
             let tail = log.tail;
             log.overlay.push(None, location, Kind::Barrier, true, tail);
+            // A follower may have been told a time together with entries that it never got, and nobody will have.
+            log.time.cut(tail.last.gsn, self.committed_time_ms());
             log.time.go_on(time_ms, tail.last.gsn);
             log.time.judged(tail.last.gsn);
             log.open = Some(epoch);
@@ -418,6 +420,7 @@ impl Shard {
         log.end_batch();
         if direct {
             log.applied = log.tail;
+            self.take_time(log);
             let gsn = log.tail.last.gsn;
             self.commit_gsn.store(gsn, Ordering::Release);
             self.applied_gsn.store(gsn, Ordering::Release);

@@ -48,6 +48,7 @@ impl Shard {
         }
         let position = log.tail.last;
         log.applied = log.tail;
+        self.take_time(&mut log);
         self.commit_gsn.store(position.gsn, Ordering::Release);
         self.applied_gsn.store(position.gsn, Ordering::Release);
         self.tail_gsn.store(position.gsn, Ordering::Release);

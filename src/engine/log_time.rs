@@ -4,7 +4,7 @@
 //! a read could show that a key has expired, and a batch whose condition had found it there would be committed
 //! afterwards: no single copy does that. So every time has a place: the last entry that was judged by an earlier one.
 //! Conditions are judged by a time as soon as it is told; it is shown to reads once everything up to its place is
-//! applied. A follower is told the place together with the time.
+//! applied. A follower is told, together with the time, a place that is no earlier: all that its leader had committed.
 //!
 //! Invariant: times and places rise together.
 
@@ -24,7 +24,7 @@ pub(crate) struct LogTime {
 }
 
 impl LogTime {
-    /// A log of which nothing was judged by a later time than the one that is shown.
+    /// A log of which nothing is known to be judged by a later time than the one that is shown.
     pub(crate) fn new(shown_ms: u64) -> Self {
         Self { end_ms: shown_ms, ..Self::default() }
     }

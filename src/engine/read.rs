@@ -1,4 +1,4 @@
-//! Reads: committed state only, no shard lock. Hash to location, location to mapped bytes, key and checksum
+//! Reads: committed state only; no shard lock is waited for. Hash to location, location to mapped bytes, key and checksum
 //! verified there, copied out.
 
 use std::cell::Cell;

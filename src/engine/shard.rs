@@ -1,6 +1,6 @@
 //! One shard: an append-only log and the index of its committed state.
 //!
-//! Locks, always taken in this order, none of them by reads:
+//! Locks, always taken in this order, none of them waited for by reads:
 //! the turn of `housekeeping` (one step of hints or compaction, or a change of state) ->
 //! `io` (one sync round or truncation at a time) -> `files` (manifest and state) -> `apply` (moving committed
 //! entries into the index) -> `log` (the log's end; held for a copy, never for I/O under `Disk`).
@@ -131,16 +131,16 @@ impl Shard {
         self.committed_time_ms.load(Ordering::Acquire)
     }
 
-    /// Largest time that this shard was told of: nothing that it shows or was judged by is later, but BARRIERs that are
-    /// not committed ([`Self::log_time_ms`]).
+    /// Largest time that this shard was told of since it was opened, or that its files said then. What it shows is never
+    /// later, but for BARRIERs ([`Self::log_time_ms`]).
     pub fn told_time_ms(&self) -> u64 {
         self.told_time_ms.load(Ordering::Acquire)
     }
 
-    /// Tells a leader time that enough voters have acknowledged; `after` is what the leader had shown before it showed
+    /// Tells a leader time that enough voters have acknowledged; `after` is what the leader had committed when it showed
     /// that time, 0 for the leader itself. Conditions are judged by it from now on, and reads once everything before it
     /// is applied (see `log_time`). Waits for nothing: where the log is being written, a leader takes the time up with
-    /// the next condition or commit, and a follower is told again.
+    /// the next condition or commit (the embedded library with the next write), and a follower is told again.
     pub fn note_committed_time(&self, time_ms: u64, after: Gsn) {
         if time_ms <= self.committed_time_ms() {
             return;

@@ -400,7 +400,7 @@ impl MemberState {
         }
     }
 
-    /// The time that every shard shows.
+    /// The time that every shard shows: one that waits for a commit holds up what followers are told of all of them.
     pub(crate) fn committed_time_ms(&self) -> u64 {
         self.engine.shards().iter().map(|shard| shard.committed_time_ms()).min().unwrap_or(0)
     }

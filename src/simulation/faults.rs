@@ -366,12 +366,12 @@ impl World {
             Fault::Switchover { controller, target } => drop(self.ask(controller, target)),
             Fault::Wipe { member } => {
                 // The last one that holds everything stays.
-                if self.one_may_go() {
+                if self.may_go(member) {
                     self.wipe(member);
                 }
             }
             Fault::Rot { member, what } => {
-                if self.one_may_go() {
+                if self.may_go(member) {
                     self.kill(member, Duration::from_millis(100));
                     let shard = random.below(self.plan.shards as u64) as usize;
                     let rotten = rot(&self.places[member].volume, shard, what, random);
@@ -381,8 +381,14 @@ impl World {
                     }
                 }
             }
-            Fault::LoseRegister => self.store.lose(),
-            Fault::RollRegisterBack { states } => self.store.roll_back(states),
+            Fault::LoseRegister => {
+                self.oracle.forgets(self.told_ms(), 0);
+                self.store.lose();
+            }
+            Fault::RollRegisterBack { states } => {
+                self.oracle.forgets(self.told_ms(), 0);
+                self.store.roll_back(states);
+            }
             Fault::Replicas { count } => {
                 while self.places.len() < count as usize {
                     self.add_place();
@@ -395,9 +401,13 @@ impl World {
         }
     }
 
-    /// Whether what one member holds may be lost for good.
-    pub(super) fn one_may_go(&self) -> bool {
-        self.store.present().is_some_and(|register| register.voters.len() > register.read_quorum())
+    /// Whether what a member holds may be lost for good: the voters that are left, and hold what they should, are enough to
+    /// choose a leader.
+    pub(super) fn may_go(&self, member: usize) -> bool {
+        self.store.present().is_some_and(|register| {
+            let holders = register.voters.iter().filter_map(|&sid| self.holder(sid));
+            holders.filter(|&n| n != member && self.places[n].is_ready()).count() >= register.read_quorum()
+        })
     }
 
     fn addresses(&self) -> Vec<Address> {

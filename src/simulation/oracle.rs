@@ -36,11 +36,13 @@ pub(super) struct Seen {
     pub(super) times_ms: Vec<u64>,
     /// No voter has forgotten a later time than this: when one ended last, nobody had been told of any later one.
     forgotten_ms: u64,
+    /// So much W voters knew that were left when one ended last.
+    kept_ms: u64,
 }
 
 impl Seen {
     fn nothing(shards: usize) -> Self {
-        Self { gsns: vec![0; shards], times_ms: vec![0; shards], forgotten_ms: 0 }
+        Self { gsns: vec![0; shards], times_ms: vec![0; shards], forgotten_ms: 0, kept_ms: 0 }
     }
 
     /// An answer that was judged by `time_ms` was seen.
@@ -296,6 +298,7 @@ impl Oracle {
     /// An unsafe recovery: what these logs do not hold was given up by whoever asked for it.
     pub(super) fn given_up(&mut self, lineage: u64, shards: &[Arc<Shard>]) {
         self.lineage = self.lineage.max(lineage);
+        self.forgets(self.seen.times_ms.iter().copied().max().unwrap_or(0), 0);
         for (number, shard) in shards.iter().enumerate() {
             let truth = &mut self.truth[number];
             let mut common = truth.len().min(shard.tail_gsn());
@@ -390,14 +393,16 @@ impl Oracle {
     /// docs/reliability.md).
     fn went_back(&mut self, what: &'static str, seen_ms: u64) {
         *self.gone_back.entry(what).or_default() += 1;
-        if seen_ms > self.seen.forgotten_ms {
+        if seen_ms > self.seen.forgotten_ms || seen_ms <= self.seen.kept_ms {
             self.broken(|| format!("time went back: {what}"));
         }
     }
 
-    /// A process ends, and with it what it knew in memory only; no member has told a later time than `told_ms` yet.
-    pub(super) fn forgets(&mut self, told_ms: u64) {
+    /// A process has ended, and with it what it knew in memory only; no member has told a later time than `told_ms` yet,
+    /// and W voters that are left know of `kept_ms`.
+    pub(super) fn forgets(&mut self, told_ms: u64, kept_ms: u64) {
         self.seen.forgotten_ms = self.seen.forgotten_ms.max(told_ms);
+        self.seen.kept_ms = kept_ms;
     }
 
     /// What was read is what the history says.

@@ -106,8 +106,8 @@ pub struct Register {
     /// Version of the slot table.
     #[serde(default)]
     pub slot_table_version: u64,
-    /// Where shard time went on at the last DECIDE, unix milliseconds: as late as anything that was shown in an earlier
-    /// epoch. A quorum of other voters need not have known it.
+    /// Where shard time went on at the last DECIDE, at the earliest, unix milliseconds: as late as anything that the voters
+    /// who answered FENCE knew of earlier epochs, which the next voters need not have heard. 0: the register was made anew.
     #[serde(default)]
     pub shard_time_ms: u64,
     /// The last one-shot request that was carried out.

@@ -83,6 +83,22 @@ fn a_follower_shows_a_time_with_what_its_leader_had_committed_before() {
     assert_eq!(shard.committed_time_ms(), 200);
 }
 
+/// As after an unsafe recovery: what the follower was told of and never got is nobody's any more.
+#[test]
+fn time_goes_on_in_a_new_epoch_whatever_entries_it_had_been_told_together_with() {
+    let disk: Arc<dyn Disk> = Arc::new(CrashDisk::new());
+    let engine = leader(&disk);
+    let shard = &engine.shards()[0];
+    shard.close_epoch();
+    shard.note_committed_time(200, shard.applied() + 4000);
+    let barrier = shard.open_epoch(2, 0).expect("opened").last.gsn;
+    let judged = shard.append(2, &if_present()).expect("judged");
+    assert_eq!(judged, Appended::ConditionFailed { index: 0, judged_at: barrier });
+    commit_all(&engine);
+    shard.note_committed_time(300, 0);
+    assert_eq!(shard.committed_time_ms(), 300);
+}
+
 #[test]
 fn a_new_epochs_first_conditions_are_judged_by_the_time_that_it_begins_at() {
     let disk: Arc<dyn Disk> = Arc::new(CrashDisk::new());

@@ -164,7 +164,14 @@ impl Process {
             Ok(_) => {}
             Err(error @ ChunkError::Diverged { .. }) => return self.alarm(number, error, hands),
             Err(ChunkError::MemoryFull) => return hands.count("chunks that found no memory"),
-            Err(ChunkError::DiskFull) => return hands.count("chunks that found no room on the disk"),
+            Err(ChunkError::DiskFull) => {
+                hands.count("chunks that found no room on the disk");
+                // Of what was taken.
+                if self.relaxed {
+                    self.acknowledge(hands);
+                }
+                return;
+            }
             Err(error @ ChunkError::Corrupt(_)) => return self.alarm(number, error, hands),
             Err(_) => return,
         }

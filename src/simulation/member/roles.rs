@@ -135,7 +135,6 @@ impl Process {
             },
             Job::Promote(r, caller) => {
                 let reports = self.shard_reports();
-                self.known_time_ms = self.known_time_ms.max(r.shard_time_ms);
                 match self.core.begin_promote(&r, &reports) {
                     Ok(step) => Running::Promote(step, reports.iter().map(|r| r.commit).collect(), caller),
                     Err(refusal) => Running::Refused(refusal, caller),
@@ -245,7 +244,7 @@ impl Process {
         let Some(term) = self.core.term().cloned() else { return Ok(()) };
         let (epoch, now) = (term.config.epoch, self.clock(hands.now));
         hands.oracle.leads(self.me(), epoch, self.engine.shards());
-        let known_ms = self.known_time_ms.max(self.engine.log_time_ms());
+        let known_ms = self.known_time_ms.max(term.shard_time_ms).max(self.engine.log_time_ms());
         let shard_time = ShardTime::new(known_ms, now, hands.wall_ms);
         let term = Arc::new(LeaderTerm::new(term, self.me(), commits, shard_time));
         self.term = Some(term.clone());

@@ -134,12 +134,27 @@ impl World {
         self.end(member, true, down);
     }
 
+    /// No member has told a later time yet.
+    pub(in crate::simulation) fn told_ms(&self) -> u64 {
+        let running = self.places.iter().filter_map(|place| place.process.as_ref());
+        running.map(|process| process.shard_time_ms(self.now)).max().unwrap_or(0)
+    }
+
+    /// What W voters that run know of the time.
+    fn kept_ms(&self) -> u64 {
+        let Some(register) = self.store.present() else { return 0 };
+        let running = register.voters.iter().filter_map(|&sid| self.places[self.holder(sid)?].process.as_ref());
+        let mut known_ms: Vec<u64> = running.map(|process| process.shard_time_ms(self.now)).collect();
+        known_ms.sort_unstable_by(|a, b| b.cmp(a));
+        known_ms.get((register.write_quorum as usize).saturating_sub(1)).copied().unwrap_or(0)
+    }
+
     fn end(&mut self, member: usize, power: bool, down: Duration) {
-        let now = self.now;
-        let told_ms = self.places.iter().filter_map(|place| place.process.as_ref()).map(|p| p.shard_time_ms(now)).max();
+        let told_ms = self.told_ms();
         let place = &mut self.places[member];
         let Some(process) = place.process.take() else { return };
-        self.oracle.forgets(told_ms.unwrap_or(0));
+        self.oracle.forgets(told_ms, self.kept_ms());
+        let place = &mut self.places[member];
         if process.copies() {
             *self.counts.entry("deaths during a full copy").or_default() += 1;
         }

@@ -84,8 +84,8 @@ impl World {
             place.full = false;
             place.volume.disk.heal();
             place.volume.disk.set_capacity(None);
-            // Nobody but its owner mends a record that rotted.
-            if place.rotten && self.one_may_go() {
+            // Nobody but its owner mends a record that rotted, where no leader has it any more.
+            if place.rotten && self.may_go(member) {
                 self.wipe(member);
             }
             self.start(member);

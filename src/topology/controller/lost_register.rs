@@ -56,7 +56,7 @@ impl Controller {
                 return false;
             }
         };
-        let Some(remains) = self.remains_of(cluster_id) else {
+        let Some(remains) = self.remains_of(cluster_id, None) else {
             self.condition(
                 "RegisterLost",
                 format!("no member of cluster {cluster_id} that answers knows a configuration"),
@@ -135,7 +135,7 @@ impl Controller {
             );
             return true;
         }
-        // By what was ever heard, also of who does not answer any more: the register it comes from was there.
+        // By what was heard of any volume, also if nobody answers for it any more: the register it comes from was there.
         let ahead = self.members.all().filter_map(|m| {
             let known = m.known().filter(|r| akin(r))?;
             let promised = (known.standing.promised > register.epoch).then_some(m.promised_since);
@@ -151,7 +151,11 @@ impl Controller {
             }
             return true;
         }
-        let Some(mut remains) = self.remains_of(register.cluster_id) else { return true };
+        let Some(mut remains) = self.remains_of(register.cluster_id, Some(register.lineage)) else {
+            let what = "the register is older than what members promised, and none of those who know more answers";
+            self.condition("ConfigRegressed", format!("{what}: start them again"));
+            return true;
+        };
         let mut base = register.clone();
         // The newest configuration that anybody knows, as with a register that is gone: here the register is one
         // of those who know.
@@ -170,12 +174,13 @@ impl Controller {
         true
     }
 
-    /// What is left of a cluster, by those who answer.
-    fn remains_of(&self, cluster_id: ClusterId) -> Option<Remains> {
+    /// What is left of a cluster, by those who answer; of the newest lineage among them, if none is given.
+    fn remains_of(&self, cluster_id: ClusterId, lineage: Option<u64>) -> Option<Remains> {
         let answering = || {
             self.members.all().filter_map(|m| m.fresh(self.now)).filter(|r| r.standing.cluster_id == Some(cluster_id))
         };
-        let lineage = answering().map(|r| r.standing.lineage).max()?;
+        let newest = answering().map(|r| r.standing.lineage).max()?;
+        let lineage = lineage.unwrap_or(newest);
         let ours = || answering().filter(|r| r.standing.lineage == lineage);
         let known = || {
             let of =

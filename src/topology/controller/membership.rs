@@ -52,15 +52,6 @@ impl Controller {
             if keep.len() < all && keep.len() >= minimum {
                 return Some(self.reshape(register, Kind::RemoveVoter, why, since, keep, Some(own)));
             }
-            // Others that hold everything take their places: the missing ones may never come back.
-            let ready = self.ready_learners(register);
-            if keep.len() < minimum && keep.len() + ready.len() >= minimum {
-                let new = &ready[..minimum - keep.len()];
-                let names: Vec<_> = new.iter().map(|&sid| self.name_of(sid)).collect();
-                let why = format!("{why}, {} in sync", names.join(", "));
-                let voters = keep.iter().chain(new).copied().collect();
-                return Some(self.reshape(register, Kind::ReplaceVoter, why, since, voters, Some(own)));
-            }
             // Whoever is left without it may do better, if they are enough.
             let others: Vec<Sid> = self
                 .present_voters(register)
@@ -81,11 +72,20 @@ impl Controller {
                 plan.ignore = Some(own);
                 return Some(plan);
             }
+            // Others that hold everything take their places: the missing ones may never come back.
+            let ready = self.ready_learners(register);
+            if keep.len() < all && keep.len() < minimum && keep.len() + ready.len() >= minimum {
+                let new = &ready[..minimum - keep.len()];
+                let names: Vec<_> = new.iter().map(|&sid| self.name_of(sid)).collect();
+                let why = format!("{why}, {} in sync", names.join(", "));
+                let voters = keep.iter().chain(new).copied().collect();
+                return Some(self.reshape(register, Kind::ReplaceVoter, why, since, voters, Some(own)));
+            }
             self.condition(
                 "NoQuorum",
                 format!(
                     "{} could not commit for {silent_ms} ms; fewer than {minimum} voters would be left without the \
-                     missing ones, and no other member holds everything: start those again",
+                     missing ones, and too few other members hold everything: start those again",
                     self.name_of(own)
                 ),
             );

@@ -61,7 +61,7 @@ impl Controller {
         if let Some(config) = configs.filter(|config| change.allocated.is_behind(Some(config))).max_by_key(|c| c.epoch)
         {
             self.register.doubt();
-            let why = format!("a voter knows the configuration of epoch {}: the register went back", config.epoch);
+            let why = format!("a member knows the configuration of epoch {}: the register went back", config.epoch);
             return Progress::Abandon(why, false);
         }
         let names = self.reachable_names(change);
