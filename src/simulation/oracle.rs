@@ -5,6 +5,7 @@
 //! fit it, and what an index shows must be the fold of it (I6). Logs are compared by their chains, as members do.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,15 +35,11 @@ pub(super) struct Seen {
     pub(super) gsns: Vec<Gsn>,
     /// Largest committed time that an answer was judged by.
     pub(super) times_ms: Vec<u64>,
-    /// No voter has forgotten a later time than this: when one ended last, nobody had been told of any later one.
-    forgotten_ms: u64,
-    /// So much W voters knew that were left when one ended last.
-    kept_ms: u64,
 }
 
 impl Seen {
     fn nothing(shards: usize) -> Self {
-        Self { gsns: vec![0; shards], times_ms: vec![0; shards], forgotten_ms: 0, kept_ms: 0 }
+        Self { gsns: vec![0; shards], times_ms: vec![0; shards] }
     }
 
     /// An answer that was judged by `time_ms` was seen.
@@ -78,6 +75,8 @@ pub(super) struct Oracle {
     seen: Seen,
     /// Per shard and gsn of a committed batch with conditions: the largest time that it or one before it was judged by.
     judged: Vec<BTreeMap<Gsn, u64>>,
+    /// Times that too few voters may know, because one of them ended.
+    forgotten: Vec<RangeInclusive<u64>>,
     /// How often data was given up; what is of an older lineage is nobody's any more.
     lineage: u64,
     /// Whose records were made to rot: what cannot be read there is refused, not lost.
@@ -104,6 +103,7 @@ impl Oracle {
             never: BTreeSet::new(),
             seen: Seen::nothing(shards),
             judged: vec![BTreeMap::new(); shards],
+            forgotten: Vec::new(),
             lineage: 0,
             rotten: BTreeSet::new(),
             gone_back: Counts::new(),
@@ -393,7 +393,7 @@ impl Oracle {
     /// docs/reliability.md).
     fn went_back(&mut self, what: &'static str, seen_ms: u64) {
         *self.gone_back.entry(what).or_default() += 1;
-        if seen_ms > self.seen.forgotten_ms || seen_ms <= self.seen.kept_ms {
+        if !self.forgotten.iter().any(|times| times.contains(&seen_ms)) {
             self.broken(|| format!("time went back: {what}"));
         }
     }
@@ -401,8 +401,7 @@ impl Oracle {
     /// A process has ended, and with it what it knew in memory only; no member has told a later time than `told_ms` yet,
     /// and W voters that are left know of `kept_ms`.
     pub(super) fn forgets(&mut self, told_ms: u64, kept_ms: u64) {
-        self.seen.forgotten_ms = self.seen.forgotten_ms.max(told_ms);
-        self.seen.kept_ms = kept_ms;
+        self.forgotten.push(kept_ms.saturating_add(1)..=told_ms);
     }
 
     /// What was read is what the history says.
