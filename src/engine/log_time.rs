@@ -65,8 +65,8 @@ impl LogTime {
     /// Everything up to `applied` is applied: the time to show from now on, if that is another one.
     pub(crate) fn reach(&mut self, applied: Gsn) -> Option<u64> {
         let mut shown = None;
-        while let Some((_, time_ms)) = self.waiting.pop_front_if(|(gsn, _)| *gsn <= applied) {
-            shown = Some(time_ms);
+        while self.waiting.front().is_some_and(|(gsn, _)| *gsn <= applied) {
+            shown = self.waiting.pop_front().map(|(_, time_ms)| time_ms);
         }
         shown
     }

@@ -199,7 +199,7 @@ impl Controller {
                 (Step::Fencing(fencing), _) => self.fencing(&change, fencing),
                 (Step::Assembling(assembling), _) => self.assembling(&change, assembling),
                 (Step::Deciding(chosen), Attempt::Allocated) => {
-                    self.decide_epoch(&change, &chosen);
+                    self.decide_epoch(&change, chosen);
                     Progress::Wait
                 }
                 (Step::Promoting(_), Attempt::Allocated) => Progress::Abandon("the register went back".into(), false),
