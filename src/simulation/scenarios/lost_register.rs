@@ -194,6 +194,34 @@ fn a_register_that_went_back_within_an_epoch_gives_nobody_the_lead_who_lacks_wha
 }
 
 #[test]
+fn where_the_only_one_who_holds_everything_is_lost_too_somebody_may_accept_the_loss() {
+    let (mut w, leader, _) = alone_and_rolled_back();
+    let left = 1 - leader;
+    w.expect_alarms = true;
+    w.keep_down(leader);
+    w.let_up(left);
+    w.run_well(Duration::from_secs(2));
+    refresh(&mut w);
+    w.run_well(Duration::from_secs(8));
+    assert_eq!(w.leader(), None);
+    w.clients = false;
+    let request = ControlRequest::Recover {
+        cluster_id: super::super::world::CLUSTER,
+        from: format!("m-{left}"),
+        id: "r-1".into(),
+    };
+    let life = w.drivers[0].life;
+    w.feed(0, life, Event::Request(request));
+    w.reach("the one that is left leads", |w| w.leader() == Some(left));
+    assert!(w.outcome("r-1").is_some_and(|told| told.contains("lineage 1")), "{:?}", w.outcome("r-1"));
+    w.wipe(leader);
+    w.let_up(leader);
+    w.clients = true;
+    w.settle();
+    w.check_everything();
+}
+
+#[test]
 fn a_register_lost_before_the_first_leader_is_written_again() {
     let mut w = world(3);
     w.reach("some are initialised", |w| {

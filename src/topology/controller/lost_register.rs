@@ -174,6 +174,15 @@ impl Controller {
         true
     }
 
+    /// Whether a member is known to have persisted a configuration that this register has not heard of.
+    pub(super) fn is_behind(&self, register: &Register) -> bool {
+        let akin = |r: &&HealthReport| {
+            (r.standing.cluster_id, r.standing.lineage) == (Some(register.cluster_id), register.lineage)
+        };
+        let mut known = self.members.all().filter_map(|m| m.known()).filter(akin);
+        known.any(|r| register.is_behind(r.standing.last_config.as_ref()))
+    }
+
     /// What is left of a cluster, by those who answer; of the newest lineage among them, if none is given.
     fn remains_of(&self, cluster_id: ClusterId, lineage: Option<u64>) -> Option<Remains> {
         let answering = || {

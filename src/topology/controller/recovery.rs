@@ -225,7 +225,8 @@ impl Controller {
             return refused("the cluster was never begun: nothing is lost".into());
         }
         let present = self.present_voters(register);
-        if present.len() >= register.read_quorum() {
+        // They are not if the register went back: who it counts as voters need not have what was committed since.
+        if present.len() >= register.read_quorum() && !self.is_behind(register) {
             let names: Vec<_> = present.iter().map(|&sid| self.name_of(sid)).collect();
             return refused(format!(
                 "{} answer, which is enough to choose a leader that has everything: nothing need be given up",
