@@ -648,6 +648,9 @@ impl Shard {
             if let Some(epoch) = batch.opens {
                 log.enter_epoch(epoch);
                 self.publish_epochs(&log);
+                // Places beyond this end were in another history.
+                let end = log.tail.last.gsn;
+                log.time.cut(end, self.committed_time_ms());
             }
             log.begin_batch(self.commit(), self.told_time_ms());
             let mut offset = 0;

@@ -132,7 +132,7 @@ impl Shard {
     }
 
     /// Largest time that this shard was told of since it was opened, or that its files said then. What it shows is never
-    /// later, but for BARRIERs ([`Self::log_time_ms`]).
+    /// later; what conditions are judged by is only through a BARRIER that is not applied ([`Self::log_time_ms`]).
     pub fn told_time_ms(&self) -> u64 {
         self.told_time_ms.load(Ordering::Acquire)
     }

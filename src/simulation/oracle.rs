@@ -213,6 +213,7 @@ impl Oracle {
             });
         }
         let (before, seen_ms) = (batch.first_gsn - 1, batch.time_ms.max(self.seen.times_ms[shard]));
+        let firm_ms = batch.time_ms.max(self.firm(self.seen.times_ms[shard]));
         if !batch.conditions.is_empty() {
             let until_ms = self.judged[shard].last_key_value().map_or(0, |(_, &time_ms)| time_ms);
             self.judged[shard].insert(last.gsn, until_ms.max(batch.time_ms));
@@ -224,7 +225,9 @@ impl Oracle {
                     self.broken(|| format!("write {op} was done although its condition {condition:?} did not hold"));
                 }
                 // Somebody saw the value expire before it was written.
-                (true, false) => self.went_back("writes whose condition had been seen not to hold any more", seen_ms),
+                (true, false) => {
+                    self.went_back("writes whose condition had been seen not to hold any more", !holds(firm_ms))
+                }
                 (true, true) => {}
             }
         }
@@ -298,7 +301,8 @@ impl Oracle {
     /// An unsafe recovery: what these logs do not hold was given up by whoever asked for it.
     pub(super) fn given_up(&mut self, lineage: u64, shards: &[Arc<Shard>]) {
         self.lineage = self.lineage.max(lineage);
-        self.forgets(self.seen.times_ms.iter().copied().max().unwrap_or(0), 0);
+        let judged_ms = self.judged.iter().filter_map(|judged| judged.last_key_value()).map(|(_, &time_ms)| time_ms);
+        self.forgets(judged_ms.chain(self.seen.times_ms.iter().copied()).max().unwrap_or(0), 0);
         for (number, shard) in shards.iter().enumerate() {
             let truth = &mut self.truth[number];
             let mut common = truth.len().min(shard.tail_gsn());
@@ -352,7 +356,10 @@ impl Oracle {
             && time_ms < asked_ms
             && self.truth[shard].holds(&condition.key, condition.expect, judged_at, asked_ms)
         {
-            self.went_back("writes refused by what had been seen expired", asked_ms);
+            let firm_ms = self.firm(asked_ms);
+            let sure =
+                time_ms < firm_ms && self.truth[shard].holds(&condition.key, condition.expect, judged_at, firm_ms);
+            self.went_back("writes refused by what had been seen expired", sure);
         }
         self.seen.judged(shard, time_ms);
         self.recorder.failed(op, condition, self.now);
@@ -378,24 +385,34 @@ impl Oracle {
             self.broken(|| format!("{who} answered a read of shard {shard} from {have}, {want} had been seen"));
         }
         if look.time_ms < required.times_ms[shard] {
-            self.went_back("reads at a time before one that had been seen", required.times_ms[shard]);
+            let sure = look.time_ms < self.firm(required.times_ms[shard]);
+            self.went_back("reads at a time before one that had been seen", sure);
         }
         let judged_ms = self.judged[shard].range(..=have).next_back().map_or(0, |(_, &time_ms)| time_ms);
         if look.time_ms < judged_ms {
-            self.went_back("reads at a time before one that what they show was judged by", judged_ms);
+            let sure = look.time_ms < self.firm(judged_ms);
+            self.went_back("reads at a time before one that what they show was judged by", sure);
         }
         self.seen.gsns[shard] = self.seen.gsns[shard].max(have);
         self.seen.judged(shard, look.time_ms);
         self.shows(who, look);
     }
 
-    /// Behind `seen_ms`. Not called broken if voters may have known that and forgotten it when they ended (see
-    /// docs/reliability.md).
-    fn went_back(&mut self, what: &'static str, seen_ms: u64) {
+    /// Not called broken unless it is `sure`: voters may have known the time that was seen and forgotten it when they ended
+    /// (see docs/reliability.md).
+    fn went_back(&mut self, what: &'static str, sure: bool) {
         *self.gone_back.entry(what).or_default() += 1;
-        if !self.forgotten.iter().any(|times| times.contains(&seen_ms)) {
+        if sure {
             self.broken(|| format!("time went back: {what}"));
         }
+    }
+
+    /// Of a time that was seen, what nobody can have forgotten.
+    fn firm(&self, mut seen_ms: u64) -> u64 {
+        while let Some(times) = self.forgotten.iter().find(|times| times.contains(&seen_ms)) {
+            seen_ms = times.start() - 1;
+        }
+        seen_ms
     }
 
     /// A process has ended, and with it what it knew in memory only; no member has told a later time than `told_ms` yet,

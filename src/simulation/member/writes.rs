@@ -90,6 +90,11 @@ impl Process {
         }
     }
 
+    /// Largest time that it heard of, or showed.
+    pub(in crate::simulation) fn known_time_ms(&self) -> u64 {
+        self.known_time_ms
+    }
+
     /// A read takes the value first...
     pub(in crate::simulation) fn read_begins(&self, shard: usize, key: &[u8]) -> Option<Result<(Look, Epoch), String>> {
         if !(self.leads() && self.serving()) || self.is_hung() {

@@ -9,6 +9,13 @@ fn adopt(w: &mut World) {
     w.feed(0, life, Event::Request(ControlRequest::AdoptCluster { cluster_id: super::super::world::CLUSTER }));
 }
 
+fn recover(w: &mut World, left: usize) {
+    let cluster_id = super::super::world::CLUSTER;
+    let request = ControlRequest::Recover { cluster_id, from: format!("m-{left}"), id: "r-1".into() };
+    let life = w.drivers[0].life;
+    w.feed(0, life, Event::Request(request));
+}
+
 fn lose(w: &mut World) {
     w.store.lose();
     let life = w.drivers[0].life;
@@ -194,6 +201,29 @@ fn a_register_that_went_back_within_an_epoch_gives_nobody_the_lead_who_lacks_wha
 }
 
 #[test]
+fn nothing_is_given_up_where_those_who_answer_know_more_than_a_register_that_went_back() {
+    let mut w = healthy(3);
+    w.ask(0, None);
+    w.run_well(Duration::from_secs(1));
+    w.settle();
+    let leader = w.the_leader();
+    let left = w.other_than(leader);
+    w.expect_alarms = true;
+    w.store.roll_back(2);
+    w.keep_down(leader);
+    w.drivers[0].stop();
+    w.start_controller(0);
+    w.run_well(Duration::from_secs(8));
+    recover(&mut w, left);
+    w.reach("it is refused", |w| w.outcome("r-1").is_some());
+    assert!(w.outcome("r-1").is_some_and(|told| told.contains("adopted")), "{:?}", w.outcome("r-1"));
+    assert_eq!(w.register().lineage, 0);
+    w.let_up(leader);
+    w.settle();
+    w.check_everything();
+}
+
+#[test]
 fn where_the_only_one_who_holds_everything_is_lost_too_somebody_may_accept_the_loss() {
     let (mut w, leader, _) = alone_and_rolled_back();
     let left = 1 - leader;
@@ -205,13 +235,7 @@ fn where_the_only_one_who_holds_everything_is_lost_too_somebody_may_accept_the_l
     w.run_well(Duration::from_secs(8));
     assert_eq!(w.leader(), None);
     w.clients = false;
-    let request = ControlRequest::Recover {
-        cluster_id: super::super::world::CLUSTER,
-        from: format!("m-{left}"),
-        id: "r-1".into(),
-    };
-    let life = w.drivers[0].life;
-    w.feed(0, life, Event::Request(request));
+    recover(&mut w, left);
     w.reach("the one that is left leads", |w| w.leader() == Some(left));
     assert!(w.outcome("r-1").is_some_and(|told| told.contains("lineage 1")), "{:?}", w.outcome("r-1"));
     w.wipe(leader);

@@ -144,7 +144,7 @@ impl World {
     fn kept_ms(&self) -> u64 {
         let Some(register) = self.store.present() else { return 0 };
         let running = register.voters.iter().filter_map(|&sid| self.places[self.holder(sid)?].process.as_ref());
-        let mut known_ms: Vec<u64> = running.map(|process| process.shard_time_ms(self.now)).collect();
+        let mut known_ms: Vec<u64> = running.map(|process| process.known_time_ms()).collect();
         known_ms.sort_unstable_by(|a, b| b.cmp(a));
         known_ms.get((register.write_quorum as usize).saturating_sub(1)).copied().unwrap_or(0)
     }

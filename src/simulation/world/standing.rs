@@ -84,11 +84,13 @@ impl World {
             place.full = false;
             place.volume.disk.heal();
             place.volume.disk.set_capacity(None);
-            // Nobody but its owner mends a record that rotted, where no leader has it any more.
-            if place.rotten && self.may_go(member) {
+            self.start(member);
+        }
+        // Nobody but its owner mends a record that rotted, where no leader has it any more.
+        for member in 0..self.places.len() {
+            if self.places[member].rotten && self.may_go(member) {
                 self.wipe(member);
             }
-            self.start(member);
         }
         for controller in 0..self.drivers.len() {
             if !self.drivers[controller].alive() {

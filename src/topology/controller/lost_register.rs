@@ -6,6 +6,7 @@
 //! beyond is an unsafe recovery, see `recovery`.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::Controller;
 use super::change::{Kind, Plan};
@@ -17,7 +18,7 @@ use crate::topology::register::{FORMAT_VERSION, Leading, Phase, Register};
 
 /// What members say of a cluster.
 #[derive(Debug)]
-struct Remains {
+pub(super) struct Remains {
     cluster_id: ClusterId,
     lineage: u64,
     /// The newest configuration that any of them is known to have persisted.
@@ -30,6 +31,22 @@ struct Remains {
     leading: Option<Leading>,
     /// The highest epoch that is known to have been promised or led.
     promised: Epoch,
+}
+
+impl Remains {
+    fn is_newer_than(&self, register: &Register) -> bool {
+        self.config.epoch > register.last_leading.map_or(0, |last| last.epoch)
+    }
+
+    /// Voters that do not answer, or not soundly.
+    fn missing(&self) -> Vec<Sid> {
+        self.config.voters.iter().filter(|sid| !self.ready.contains(sid)).copied().collect()
+    }
+
+    /// Whether so few are missing that the others are believed, once somebody says which cluster it is.
+    pub(super) fn may_be_adopted(&self) -> bool {
+        self.missing().len() < (self.config.min_voters / 2 + 1) as usize
+    }
 }
 
 impl Controller {
@@ -119,11 +136,8 @@ impl Controller {
 
     /// Members know more than the register. True: nothing else may be decided now.
     pub(super) fn went_back(&mut self, register: &Register) -> bool {
-        let same = |r: &HealthReport| r.standing.cluster_id == Some(register.cluster_id);
-        // Epochs of two lineages are never compared.
-        let akin = |r: &HealthReport| same(r) && r.standing.lineage == register.lineage;
-        let lineage =
-            self.members.all().filter_map(|m| m.fresh(self.now)).filter(|r| same(r)).map(|r| r.standing.lineage).max();
+        let same = |r: &&HealthReport| r.standing.cluster_id == Some(register.cluster_id);
+        let lineage = self.members.all().filter_map(|m| m.known()).filter(same).map(|r| r.standing.lineage).max();
         if let Some(lineage) = lineage.filter(|&lineage| lineage > register.lineage) {
             self.condition(
                 "ConfigRegressed",
@@ -135,14 +149,7 @@ impl Controller {
             );
             return true;
         }
-        // By what was heard of any volume, also if nobody answers for it any more: the register it comes from was there.
-        let ahead = self.members.all().filter_map(|m| {
-            let known = m.known().filter(|r| akin(r))?;
-            let promised = (known.standing.promised > register.epoch).then_some(m.promised_since);
-            let configured = register.is_behind(known.standing.last_config.as_ref()).then_some(m.configured_since);
-            promised.into_iter().chain(configured).min()
-        });
-        let Some(since) = ahead.min() else { return false };
+        let Some(since) = self.ahead_of(register) else { return false };
         if self.register.as_of() <= since {
             // More likely the copy here is old: another controller allocated meanwhile.
             self.register.doubt();
@@ -151,51 +158,61 @@ impl Controller {
             }
             return true;
         }
-        let Some(mut remains) = self.remains_of(register.cluster_id, Some(register.lineage)) else {
-            let what = "the register is older than what members promised, and none of those who know more answers";
-            self.condition("ConfigRegressed", format!("{what}: start them again"));
+        let Some(remains) = self.remains_now(register) else {
+            let what = "the register is older than what members promised, and nobody answers who knows a configuration";
+            self.condition("ConfigRegressed", format!("{what}: start the members again"));
             return true;
         };
         let mut base = register.clone();
-        // The newest configuration that anybody knows, as with a register that is gone: here the register is one
-        // of those who know.
-        let decided = register.last_leading.map_or(0, |last| last.epoch);
-        if remains.config.epoch > decided {
+        if remains.is_newer_than(register) {
             base.voters.clone_from(&remains.config.voters);
             base.write_quorum = remains.config.write_quorum;
             base.min_voters = remains.config.min_voters;
             base.last_leading = remains.leading;
-        } else {
-            remains.config.voters.clone_from(&register.voters);
-            remains.config.min_voters = register.min_voters;
         }
         base.initialized = true;
         self.rebuild(base, &remains, "ConfigRegressed", "the register is older than what members promised");
         true
     }
 
-    /// Whether a member is known to have persisted a configuration that this register has not heard of.
-    pub(super) fn is_behind(&self, register: &Register) -> bool {
-        let akin = |r: &&HealthReport| {
-            (r.standing.cluster_id, r.standing.lineage) == (Some(register.cluster_id), register.lineage)
-        };
-        let mut known = self.members.all().filter_map(|m| m.known()).filter(akin);
-        known.any(|r| register.is_behind(r.standing.last_config.as_ref()))
+    /// Since when a member has been known that promised a later epoch, or persisted a later configuration, than this
+    /// register has heard of. By the last word of each, also of who does not answer any more: the register that it comes
+    /// from was there.
+    pub(super) fn ahead_of(&self, register: &Register) -> Option<Duration> {
+        let ahead = self.members.all().filter_map(|m| {
+            // Epochs of two lineages are never compared.
+            let known = m.known().filter(|r| {
+                (r.standing.cluster_id, r.standing.lineage) == (Some(register.cluster_id), register.lineage)
+            })?;
+            let promised = (known.standing.promised > register.epoch).then_some(m.promised_since);
+            let configured = register.is_behind(known.standing.last_config.as_ref()).then_some(m.configured_since);
+            promised.into_iter().chain(configured).min()
+        });
+        ahead.min()
     }
 
-    /// What is left of a cluster, by those who answer; of the newest lineage among them, if none is given.
+    /// What is left of the register's cluster and lineage. The newest configuration that anybody knows is in force, as with
+    /// a register that is gone: here the register is one of those who know.
+    pub(super) fn remains_now(&self, register: &Register) -> Option<Remains> {
+        let mut remains = self.remains_of(register.cluster_id, Some(register.lineage))?;
+        if !remains.is_newer_than(register) {
+            remains.config.voters.clone_from(&register.voters);
+            remains.config.min_voters = register.min_voters;
+        }
+        Some(remains)
+    }
+
+    /// What is left of a cluster, by those who answer; of the newest lineage that is known, if none is given.
     fn remains_of(&self, cluster_id: ClusterId, lineage: Option<u64>) -> Option<Remains> {
         let answering = || {
             self.members.all().filter_map(|m| m.fresh(self.now)).filter(|r| r.standing.cluster_id == Some(cluster_id))
         };
-        let newest = answering().map(|r| r.standing.lineage).max()?;
-        let lineage = lineage.unwrap_or(newest);
+        answering().next()?;
+        let known =
+            || self.members.all().filter_map(|m| m.known()).filter(|r| r.standing.cluster_id == Some(cluster_id));
+        let lineage = lineage.or_else(|| known().map(|r| r.standing.lineage).max())?;
         let ours = || answering().filter(|r| r.standing.lineage == lineage);
-        let known = || {
-            let of =
-                move |r: &&HealthReport| (r.standing.cluster_id, r.standing.lineage) == (Some(cluster_id), lineage);
-            self.members.all().filter_map(|m| m.known()).filter(of)
-        };
+        let known = || known().filter(|r| r.standing.lineage == lineage);
         let config = known().filter_map(|r| r.standing.last_config.as_ref()).max_by_key(|c| c.epoch)?.clone();
         let ready = ours()
             .filter(|r| r.standing.init == InitState::Done && may_vote(&r.shards))
@@ -216,15 +233,14 @@ impl Controller {
 
     fn rebuild(&mut self, base: Register, remains: &Remains, condition: &'static str, what: &str) -> bool {
         let voters: BTreeSet<Sid> = remains.config.voters.iter().copied().collect();
-        let missing: Vec<Sid> = voters.difference(&remains.ready).copied().collect();
-        let may_miss = (remains.config.min_voters / 2 + 1) as usize;
-        let adopted = self.adopt == Some(remains.cluster_id) && missing.len() < may_miss;
+        let missing = remains.missing();
+        let adopted = self.adopt == Some(remains.cluster_id) && remains.may_be_adopted();
         let kind = match (missing.is_empty(), adopted) {
             (true, _) => Kind::Rebuild,
             (false, true) => Kind::Adopt,
             (false, false) => {
                 let ids: Vec<_> = missing.iter().map(ToString::to_string).collect();
-                let remedy = if missing.len() < may_miss {
+                let remedy = if remains.may_be_adopted() {
                     format!(
                         "start the members that hold them, or, if they are lost for ever, adopt cluster {}",
                         remains.cluster_id

@@ -63,7 +63,14 @@ impl Controller {
                         })
                 })
                 .collect();
-            let enough = others.len() >= register.read_quorum() && others.len() >= register.write_quorum as usize;
+            let ready = self.ready_learners(register);
+            let replaceable = keep.len() < all && keep.len() < minimum && keep.len() + ready.len() >= minimum;
+            // Where that was tried just now, nobody else does better.
+            let latest = self.promoted.as_ref().map(|promoted| &promoted.transition).or(self.history.back());
+            let tried = latest.is_some_and(|t| t.kind == Kind::Failover.name() && now < t.at + MOVES_APART);
+            let enough = others.len() >= register.read_quorum()
+                && others.len() >= register.write_quorum as usize
+                && !(tried && replaceable);
             if enough && self.config.spec.failover_policy == FailoverPolicy::Automatic {
                 let why = format!("{} answers, but no other voter hears it", self.name_of(own));
                 let mut plan = Plan::same_voters(Kind::Failover, why, since, register);
@@ -73,8 +80,7 @@ impl Controller {
                 return Some(plan);
             }
             // Others that hold everything take their places: the missing ones may never come back.
-            let ready = self.ready_learners(register);
-            if keep.len() < all && keep.len() < minimum && keep.len() + ready.len() >= minimum {
+            if replaceable {
                 let new = &ready[..minimum - keep.len()];
                 let names: Vec<_> = new.iter().map(|&sid| self.name_of(sid)).collect();
                 let why = format!("{why}, {} in sync", names.join(", "));

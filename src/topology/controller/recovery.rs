@@ -5,8 +5,8 @@
 //! is of an older one (`Recover`), then a leader is elected among the voters there are, and members join it. Members of
 //! the older lineage are never told anything again, until somebody asks that their data be set aside.
 //!
-//! Refused while nothing need be given up: a leader leads or is heard, a read quorum answers, another member holds
-//! more. What cannot be known is said instead: a leader that nobody here reaches is not stopped by this.
+//! Refused while nothing need be given up: a leader leads or is heard, a read quorum answers (of a register that went back: so many that
+//! adopting brings it forward), another member holds more. What cannot be known is said instead: a leader that nobody here reaches is not stopped by this.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,6 +25,8 @@ use crate::topology::register::{DoneRequest, FORMAT_VERSION, Phase, Register};
 
 /// A request that could not be carried out for so long is refused.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A leader that was not heard for so long is taken for one that is gone, if somebody says so.
+const SILENT: Duration = Duration::from_secs(5);
 /// For a member to come back with new storage.
 const NEW_STORAGE: Duration = Duration::from_secs(60);
 /// Between two requests to the same member.
@@ -190,6 +192,13 @@ impl Controller {
         let refused = |why: String| Err(Hindrance::Refused(why));
         let of_cluster = |r: &&HealthReport| r.standing.cluster_id == Some(wish.cluster_id);
         for other in self.members.all() {
+            let led = other
+                .known()
+                .filter(of_cluster)
+                .is_some_and(|r| r.standing.lineage == report.standing.lineage && r.role == Role::Leader && r.serving);
+            if led && other.fresh(now).is_none() && other.silence(now) < SILENT {
+                return Err(Hindrance::Wait(format!("{} led a moment ago, and may still acknowledge", other.name())));
+            }
             let Some(r) = other.fresh(now).filter(of_cluster) else { continue };
             if r.standing.lineage > report.standing.lineage {
                 return refused(format!(
@@ -225,8 +234,17 @@ impl Controller {
             return refused("the cluster was never begun: nothing is lost".into());
         }
         let present = self.present_voters(register);
-        // They are not if the register went back: who it counts as voters need not have what was committed since.
-        if present.len() >= register.read_quorum() && !self.is_behind(register) {
+        if self.ahead_of(register).is_some() {
+            // Who it counts as voters need not have what was committed since.
+            let few = self.remains_now(register).filter(|remains| remains.may_be_adopted());
+            if few.is_some() {
+                return refused(format!(
+                    "the register is older than what members know, and enough of its voters answer: it is brought \
+                     forward when all of them do, or when cluster {} is adopted; nothing need be given up",
+                    wish.cluster_id
+                ));
+            }
+        } else if present.len() >= register.read_quorum() {
             let names: Vec<_> = present.iter().map(|&sid| self.name_of(sid)).collect();
             return refused(format!(
                 "{} answer, which is enough to choose a leader that has everything: nothing need be given up",
