@@ -44,6 +44,12 @@ impl Backup {
         }
         harness(&["start", "kube-apiserver"]).await;
         answers().await;
+        // They remember generations of objects that went back, and wait for those ("informer cache is out of date"): Services
+        // would go on pointing at pods that are gone. Kubernetes asks for it too.
+        for component in ["kube-controller-manager", "kube-scheduler"] {
+            harness(&["stop", component]).await;
+            harness(&["start", component]).await;
+        }
     }
 }
 
