@@ -163,8 +163,11 @@ impl Torture<'_> {
         })
         .await;
         self.works(50).await;
-        let client = Client::connect(self.options(armdb::api::names::service_read_write)).await;
-        let client = client.expect("the service of the leaders answers");
+        // kube-proxy hears of the endpoints some time after the API server was away.
+        let client = eventually("the service of the leaders answers", async || {
+            Client::connect(self.options(armdb::api::names::service_read_write)).await.ok()
+        })
+        .await;
         let marks = eventually("every shard takes a write", async || mark(&client).await.ok()).await;
         for (member, address) in self.site.addresses().await {
             for number in 0..64 {
