@@ -64,8 +64,8 @@ pub(super) struct Oracle {
     truth: Vec<Truth>,
     appended: BTreeMap<(usize, LogPosition), Batch>,
     positions: BTreeMap<Op, (usize, LogPosition)>,
-    /// What had been seen when it was asked for.
-    asked_with: BTreeMap<Op, Seen>,
+    /// What time had been seen when it was asked for.
+    asked_at_ms: BTreeMap<Op, u64>,
     place: BTreeMap<Op, (usize, Gsn)>,
     leaders: BTreeMap<Epoch, Sid>,
     /// Where each promoted leader's logs ended before its BARRIERs.
@@ -95,7 +95,7 @@ impl Oracle {
             truth: (0..shards).map(|_| Truth::default()).collect(),
             appended: BTreeMap::new(),
             positions: BTreeMap::new(),
-            asked_with: BTreeMap::new(),
+            asked_at_ms: BTreeMap::new(),
             place: BTreeMap::new(),
             leaders: BTreeMap::new(),
             began_at: BTreeMap::new(),
@@ -132,7 +132,7 @@ impl Oracle {
 
     /// A client asks for a batch.
     pub(super) fn asked(&mut self, op: Op, shard: usize, batch: &WriteBatch) {
-        self.asked_with.insert(op, self.seen.clone());
+        self.asked_at_ms.insert(op, self.seen.times_ms[shard]);
         self.recorder.asked(op, shard, batch, self.now);
     }
 
@@ -351,8 +351,7 @@ impl Oracle {
 
     /// A client was told that a condition does not hold, judged against the entry `judged_at` at `time_ms`.
     pub(super) fn refused(&mut self, op: Op, shard: usize, condition: &Condition, judged_at: Gsn, time_ms: u64) {
-        if let Some(asked) = self.asked_with.get(&op)
-            && let asked_ms = asked.times_ms[shard]
+        if let Some(&asked_ms) = self.asked_at_ms.get(&op)
             && time_ms < asked_ms
             && self.truth[shard].holds(&condition.key, condition.expect, judged_at, asked_ms)
         {

@@ -165,9 +165,15 @@ fn alone_and_rolled_back() -> (World, usize, Epoch) {
     (w, leader, epoch)
 }
 
-fn refresh(w: &mut World) {
+/// It is heard no more before the register is looked at; what it said before is known. The other one comes back.
+fn lose_the_leader(w: &mut World, leader: usize) {
+    w.keep_down(leader);
+    w.let_up(1 - leader);
+    w.run_well(Duration::from_secs(2));
     let life = w.drivers[0].life;
     w.feed(0, life, Event::Request(ControlRequest::RefreshRegister));
+    w.run_well(Duration::from_secs(8));
+    assert_eq!(w.leader(), None);
 }
 
 #[test]
@@ -185,13 +191,7 @@ fn a_register_that_went_back_within_an_epoch_is_brought_forward_under_that_epoch
 #[test]
 fn a_register_that_went_back_within_an_epoch_gives_nobody_the_lead_who_lacks_what_the_leader_wrote() {
     let (mut w, leader, epoch) = alone_and_rolled_back();
-    // The leader is heard no more before the register is looked at: what it said before is known.
-    w.keep_down(leader);
-    w.let_up(1 - leader);
-    w.run_well(Duration::from_secs(2));
-    refresh(&mut w);
-    w.run_well(Duration::from_secs(8));
-    assert_eq!(w.leader(), None);
+    lose_the_leader(&mut w, leader);
     let told = w.condition("ConfigRegressed").unwrap_or_default();
     assert!(told.contains(&w.sid(leader).to_string()), "{told}");
     w.let_up(leader);
@@ -228,12 +228,7 @@ fn where_the_only_one_who_holds_everything_is_lost_too_somebody_may_accept_the_l
     let (mut w, leader, _) = alone_and_rolled_back();
     let left = 1 - leader;
     w.expect_alarms = true;
-    w.keep_down(leader);
-    w.let_up(left);
-    w.run_well(Duration::from_secs(2));
-    refresh(&mut w);
-    w.run_well(Duration::from_secs(8));
-    assert_eq!(w.leader(), None);
+    lose_the_leader(&mut w, leader);
     w.clients = false;
     recover(&mut w, left);
     w.reach("the one that is left leads", |w| w.leader() == Some(left));

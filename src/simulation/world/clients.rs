@@ -42,8 +42,7 @@ impl World {
                 None => {}
             }
         } else {
-            let mut now_ms = 0;
-            self.with(member, None, |p, h| now_ms = p.shard_time_ms(h.now));
+            let now_ms = self.places[member].process.as_ref().map_or(0, |p| p.shard_time_ms(self.now));
             let op = self.next_op;
             let batch = workload::batch(&mut self.random, op, now_ms, self.oracle.truth(shard));
             self.put(member, shard, &batch);

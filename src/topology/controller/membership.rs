@@ -14,6 +14,7 @@ use crate::ident::Sid;
 use crate::topology::message::{DataState, HealthReport};
 use crate::topology::register::Register;
 use crate::topology::spec::FailoverPolicy;
+use crate::topology::view::Transition;
 
 /// A leader that could not commit for so long goes on without the voters that keep it from it.
 const CANNOT_COMMIT: Duration = Duration::from_secs(1);
@@ -66,8 +67,7 @@ impl Controller {
             let ready = self.ready_learners(register);
             let replaceable = keep.len() < all && keep.len() < minimum && keep.len() + ready.len() >= minimum;
             // Where that was tried just now, nobody else does better.
-            let latest = self.promoted.as_ref().map(|promoted| &promoted.transition).or(self.history.back());
-            let tried = latest.is_some_and(|t| t.kind == Kind::Failover.name() && now < t.at + MOVES_APART);
+            let tried = self.latest().is_some_and(|t| t.kind == Kind::Failover.name() && now < t.at + MOVES_APART);
             let enough = others.len() >= register.read_quorum()
                 && others.len() >= register.write_quorum as usize
                 && !(tried && replaceable);
@@ -138,6 +138,11 @@ impl Controller {
         None
     }
 
+    /// The newest change that came to its end, or whose leader does not serve yet.
+    fn latest(&self) -> Option<&Transition> {
+        self.promoted.as_ref().map(|promoted| &promoted.transition).or(self.history.back())
+    }
+
     /// The leader leaves, or its disk makes it a bad one: another should lead.
     pub(super) fn move_leader(&mut self, register: &Register, leader: &HealthReport) -> Option<Plan> {
         if self.config.spec.failover_policy == FailoverPolicy::Manual {
@@ -183,8 +188,7 @@ impl Controller {
             return None;
         }
         if !urgent {
-            let latest = self.promoted.as_ref().map(|promoted| &promoted.transition).or(self.history.back());
-            let last = latest.map_or(Duration::ZERO, |t| t.at + MOVES_APART);
+            let last = self.latest().map_or(Duration::ZERO, |t| t.at + MOVES_APART);
             if self.now < last {
                 self.wake(last);
                 return None;

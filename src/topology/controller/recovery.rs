@@ -5,8 +5,9 @@
 //! is of an older one (`Recover`), then a leader is elected among the voters there are, and members join it. Members of
 //! the older lineage are never told anything again, until somebody asks that their data be set aside.
 //!
-//! Refused while nothing need be given up: a leader leads or is heard, a read quorum answers (of a register that went back: so many that
-//! adopting brings it forward), another member holds more. What cannot be known is said instead: a leader that nobody here reaches is not stopped by this.
+//! Refused while nothing need be given up: a leader leads or is heard, a read quorum answers (of a register that went
+//! back: so many that adopting brings it forward), another member holds more. What cannot be known is said instead: a
+//! leader that nobody here reaches is not stopped by this.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -236,8 +237,7 @@ impl Controller {
         let present = self.present_voters(register);
         if self.ahead_of(register).is_some() {
             // Who it counts as voters need not have what was committed since.
-            let few = self.remains_now(register).filter(|remains| remains.may_be_adopted());
-            if few.is_some() {
+            if self.remains_now(register).is_some_and(|remains| remains.may_be_adopted()) {
                 return refused(format!(
                     "the register is older than what members know, and enough of its voters answer: it is brought \
                      forward when all of them do, or when cluster {} is adopted; nothing need be given up",
