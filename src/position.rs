@@ -11,6 +11,11 @@ pub type Gsn = u64;
 /// Term of leadership of a partition, from 1. `0` means "before any leader".
 pub type Epoch = u64;
 
+/// What no number reaches that is counted up one by one: gsns, epochs, lineages, openings. A larger one that is read or
+/// received was never counted, and is refused, so that counting on cannot overflow. It is also the largest that
+/// JSON, in which the register is kept, tells exactly (RFC 8259, section 6).
+pub const COUNT_MAX: u64 = (1 << 53) - 1;
+
 /// An entry's place in a shard's log. Ordered by epoch first, then gsn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct LogPosition {

@@ -16,6 +16,7 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 
 use super::filter::KeyFilter;
+use super::format::codec::Reader;
 use super::format::record::Kind;
 use crate::disk::Disk;
 use crate::position::Gsn;
@@ -200,17 +201,19 @@ impl Hint {
             return None;
         }
         let mut rest = Reader(body);
-        if rest.u64()? != MAGIC || rest.u32()? != FORMAT {
+        if rest.u64().ok()? != MAGIC || rest.u32().ok()? != FORMAT {
             return None;
         }
-        let chain = rest.u32()?;
-        let found = HintSubject { file_id: rest.u64()?, len_bytes: rest.u64()?, chain, hash_seed: rest.u64()? };
+        let (chain, file_id) = (rest.u32().ok()?, rest.u64().ok()?);
+        let (len_bytes, hash_seed) = (rest.u64().ok()?, rest.u64().ok()?);
+        let found = HintSubject { file_id, len_bytes, chain, hash_seed };
         if found != subject {
             return None;
         }
-        let (min_gsn, max_gsn, committed_time_ms) = (rest.u64()?, rest.u64()?, rest.u64()?);
-        let (count, filter_len) = (rest.u64()?, usize::try_from(rest.u64()?).ok()?);
-        let entries = rest.bytes(rest.0.len().checked_sub(filter_len)?)?;
+        let (min_gsn, max_gsn) = (rest.count().ok()?, rest.count().ok()?);
+        let (committed_time_ms, count) = (rest.u64().ok()?, rest.u64().ok()?);
+        let filter_len = usize::try_from(rest.u64().ok()?).ok()?;
+        let entries = rest.bytes(rest.0.len().checked_sub(filter_len)?).ok()?;
         let (mut walk, mut figures) = (Reader(entries), HintFigures::default());
         for _ in 0..count {
             let entry = entry(&mut walk)?;
@@ -260,39 +263,13 @@ impl Hint {
 }
 
 fn entry<'a>(rest: &mut Reader<'a>) -> Option<HintEntry<'a>> {
-    let (hash, gsn, expires_ms) = (rest.u64()?, rest.u64()?, rest.u64()?);
-    let (offset_bytes, len_bytes) = (u64::from(rest.u32()?) * 8, u64::from(rest.u32()?) * 8);
-    let (tree, key_len) = (rest.u16()?, rest.u16()?);
-    let [kind, ..] = rest.take::<4>()?;
+    let (hash, gsn, expires_ms) = (rest.u64().ok()?, rest.count().ok()?, rest.u64().ok()?);
+    let (offset_bytes, len_bytes) = (u64::from(rest.u32().ok()?) * 8, u64::from(rest.u32().ok()?) * 8);
+    let (tree, key_len) = (rest.u16().ok()?, rest.u16().ok()?);
+    let [kind, ..] = rest.array::<4>().ok()?;
     let kind = Kind::from_byte(kind).filter(|kind| matches!(kind, Kind::Put | Kind::Delete | Kind::Catalog))?;
-    let key = rest.bytes(usize::from(key_len))?;
+    let key = rest.bytes(usize::from(key_len)).ok()?;
     Some(HintEntry { hash, gsn, expires_ms, offset_bytes, len_bytes, tree, kind, key })
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn bytes(&mut self, n: usize) -> Option<&'a [u8]> {
-        let (head, tail) = self.0.split_at_checked(n)?;
-        self.0 = tail;
-        Some(head)
-    }
-
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.bytes(N)?.try_into().ok()
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.take().map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.take().map(u64::from_le_bytes)
-    }
 }
 
 #[cfg(test)]

@@ -143,7 +143,7 @@ impl Shard {
     /// Reads the log from the files, from `from` (exclusive) on.
     pub fn log_reader(self: &Arc<Self>, from: Gsn) -> Result<ShardLogReader, EngineError> {
         let log_floor = self.log_floor();
-        if from + 1 < log_floor {
+        if from.saturating_add(1) < log_floor {
             return Err(BelowFloor { log_floor }.into());
         }
         match self.tail_before(from)? {

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use super::error::EngineError;
 use super::file_keys::{FileKeys, Rotten, is_of};
-use super::format::manifest::FileEnd;
+use super::format::manifest::{FILE_ID_MAX, FileEnd};
 use super::format::record::Record;
 use super::format::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::index::Location;
@@ -159,9 +159,10 @@ impl Segment {
         format!("{id:010}.seg")
     }
 
-    /// The id in a segment's file name.
+    /// The id in a segment's file name; none of an id that is never given out ([`FILE_ID_MAX`]).
     pub(crate) fn id_of(name: &str) -> Option<u32> {
-        name.strip_suffix(".seg").filter(|digits| digits.len() == 10)?.parse().ok()
+        let id = name.strip_suffix(".seg").filter(|digits| digits.len() == 10)?.parse().ok()?;
+        (id <= FILE_ID_MAX).then_some(id)
     }
 
     /// Its file's id.

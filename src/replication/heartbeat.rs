@@ -245,6 +245,7 @@ async fn hear(state: &MemberState, following: &Following) -> Result<(), String> 
         if beat.epoch != following.epoch {
             return Err("another epoch".into());
         }
+        let commits = protocol::counts(beat.commit, "heartbeat.commit").map_err(|error| error.to_string())?;
         {
             let mut core = state.core.lock();
             if !core.heartbeat(beat.epoch, following.leader.sid, clock::now()) {
@@ -255,20 +256,20 @@ async fn hear(state: &MemberState, following: &Following) -> Result<(), String> 
         }
         let age = Duration::from_millis;
         state.heard_ages(age(beat.tick_age_ms), age(beat.sync_age_ms), clock::now());
-        state.heard_commits(&beat.commit);
+        state.heard_commits(&commits);
         let figures: Result<Vec<_>, _> = beat.figures.into_iter().map(VoterFigure::try_from).collect();
         let figures = figures.map_err(|error| error.to_string())?;
         state.core.lock().hear_figures(beat.epoch, &figures);
         // Only a log that was verified to be a prefix of the leader's may take the leader's commit for its own.
         if state.joined.load(Ordering::Acquire) == beat.epoch {
-            for (shard, &commit) in state.engine.shards().iter().zip(&beat.commit) {
+            for (shard, &commit) in state.engine.shards().iter().zip(&commits) {
                 state.raise_commit(shard.id(), commit.min(shard.tail_gsn()));
             }
-            state.time_committed(beat.committed_time_ms, &beat.commit);
+            state.time_committed(beat.committed_time_ms, &commits);
             let applied: Vec<_> = state.engine.shards().iter().map(|shard| shard.applied()).collect();
             let mut staleness = state.staleness.lock();
             if beat.echo_nanos != 0 {
-                staleness.echoed(Duration::from_nanos(beat.echo_nanos), beat.commit, beat.lease_valid);
+                staleness.echoed(Duration::from_nanos(beat.echo_nanos), commits, beat.lease_valid);
             }
             staleness.applied(&applied);
         }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::ident::{ClusterId, InstanceId, Sid};
 use crate::net::proto;
-use crate::position::{EpochTable, LogPosition, LogTail};
+use crate::position::{COUNT_MAX, EpochTable, LogPosition, LogTail};
 use crate::topology::message as m;
 
 /// A field of a peer message that is missing or unsound.
@@ -81,6 +81,19 @@ fn shard_index(wire: u32, field: &'static str) -> Result<u16, ProtocolError> {
     u16::try_from(wire).map_err(|_| bad(field, "no such shard"))
 }
 
+/// A number that is counted up one by one.
+///
+/// # Errors
+/// If it is above [`COUNT_MAX`].
+pub(crate) fn count(wire: u64, field: &'static str) -> Result<u64, ProtocolError> {
+    if wire > COUNT_MAX { Err(bad(field, "nothing counts up to that")) } else { Ok(wire) }
+}
+
+/// As [`count`], of each.
+pub(crate) fn counts(wire: Vec<u64>, field: &'static str) -> Result<Vec<u64>, ProtocolError> {
+    wire.into_iter().map(|n| count(n, field)).collect()
+}
+
 fn all<W, V: TryFrom<W, Error = ProtocolError>>(wire: Vec<W>) -> Result<Vec<V>, ProtocolError> {
     wire.into_iter().map(V::try_from).collect()
 }
@@ -97,9 +110,10 @@ impl From<LogPosition> for proto::LogPosition {
     }
 }
 
-impl From<proto::LogPosition> for LogPosition {
-    fn from(p: proto::LogPosition) -> Self {
-        Self { epoch: p.epoch, gsn: p.gsn }
+impl TryFrom<proto::LogPosition> for LogPosition {
+    type Error = ProtocolError;
+    fn try_from(p: proto::LogPosition) -> Result<Self, ProtocolError> {
+        Ok(Self { epoch: count(p.epoch, "position.epoch")?, gsn: count(p.gsn, "position.gsn")? })
     }
 }
 
@@ -109,10 +123,11 @@ impl From<LogTail> for proto::LogTail {
     }
 }
 
-impl From<proto::LogTail> for LogTail {
-    fn from(t: proto::LogTail) -> Self {
+impl TryFrom<proto::LogTail> for LogTail {
+    type Error = ProtocolError;
+    fn try_from(t: proto::LogTail) -> Result<Self, ProtocolError> {
         // An absent position is the start of a log: proto3 leaves out nothing but zeros.
-        Self { last: t.last.unwrap_or_default().into(), chain: t.chain }
+        Ok(Self { last: t.last.unwrap_or_default().try_into()?, chain: t.chain })
     }
 }
 
@@ -123,7 +138,9 @@ pub(crate) fn wire_epochs(table: &EpochTable) -> Vec<proto::EpochStart> {
 
 /// An epoch table that arrived.
 pub(crate) fn epochs(wire: &[proto::EpochStart]) -> Result<EpochTable, ProtocolError> {
-    let starts: Vec<_> = wire.iter().map(|s| LogPosition::new(s.epoch, s.gsn)).collect();
+    let start =
+        |s: &proto::EpochStart| Ok(LogPosition::new(count(s.epoch, "epochs.epoch")?, count(s.gsn, "epochs.gsn")?));
+    let starts = wire.iter().map(start).collect::<Result<_, ProtocolError>>()?;
     EpochTable::from_starts(starts).map_err(|_| bad("epochs", "the starts of epochs do not ascend"))
 }
 
@@ -140,7 +157,7 @@ impl TryFrom<proto::Envelope> for m::Envelope {
     fn try_from(e: proto::Envelope) -> Result<Self, ProtocolError> {
         Ok(Self {
             cluster_id: cluster_id(&e.cluster_id, "envelope.cluster_id")?,
-            lineage: e.lineage,
+            lineage: count(e.lineage, "envelope.lineage")?,
             to: sid(&e.to, "envelope.to")?,
         })
     }
@@ -167,7 +184,12 @@ impl TryFrom<proto::LastConfig> for m::LastConfig {
         if c.write_quorum == 0 || c.write_quorum as usize > voters.len() {
             return Err(bad("config.write_quorum", "between 1 and the number of voters"));
         }
-        Ok(Self { epoch: c.epoch, voters, write_quorum: c.write_quorum, min_voters: c.min_voters })
+        Ok(Self {
+            epoch: count(c.epoch, "config.epoch")?,
+            voters,
+            write_quorum: c.write_quorum,
+            min_voters: c.min_voters,
+        })
     }
 }
 
@@ -272,14 +294,14 @@ impl TryFrom<proto::Standing> for m::Standing {
                 [] => None,
                 id => Some(cluster_id(id, "standing.cluster_id")?),
             },
-            lineage: s.lineage,
+            lineage: count(s.lineage, "standing.lineage")?,
             sid: sid(&s.sid, "standing.sid")?,
-            open_count: s.open_count,
+            open_count: count(s.open_count, "standing.open_count")?,
             instance: InstanceId::from_bytes(sixteen(&s.instance, "standing.instance")?),
             init: init.into(),
-            promised: s.promised,
-            led: s.led,
-            live_led: s.live_led,
+            promised: count(s.promised, "standing.promised")?,
+            led: count(s.led, "standing.led")?,
+            live_led: count(s.live_led, "standing.live_led")?,
             last_config: s.last_config.map(m::LastConfig::try_from).transpose()?,
         })
     }
@@ -304,12 +326,12 @@ impl TryFrom<proto::ShardReport> for m::ShardReport {
     fn try_from(s: proto::ShardReport) -> Result<Self, ProtocolError> {
         Ok(Self {
             state: data_state(s.state)?,
-            tail: s.tail.unwrap_or_default().into(),
-            commit: s.commit,
-            durable: s.durable,
-            log_floor: s.log_floor,
-            tombstone_floor: s.tombstone_floor,
-            known_commit: s.known_commit,
+            tail: s.tail.unwrap_or_default().try_into()?,
+            commit: count(s.commit, "shard.commit")?,
+            durable: count(s.durable, "shard.durable")?,
+            log_floor: count(s.log_floor, "shard.log_floor")?,
+            tombstone_floor: count(s.tombstone_floor, "shard.tombstone_floor")?,
+            known_commit: count(s.known_commit, "shard.known_commit")?,
         })
     }
 }
@@ -323,7 +345,11 @@ impl From<m::VoterFigure> for proto::VoterFigure {
 impl TryFrom<proto::VoterFigure> for m::VoterFigure {
     type Error = ProtocolError;
     fn try_from(f: proto::VoterFigure) -> Result<Self, ProtocolError> {
-        Ok(Self { sid: sid(&f.sid, "figure.sid")?, open_count: f.open_count, held: f.held })
+        Ok(Self {
+            sid: sid(&f.sid, "figure.sid")?,
+            open_count: count(f.open_count, "figure.open_count")?,
+            held: counts(f.held, "figure.held")?,
+        })
     }
 }
 
@@ -352,7 +378,7 @@ impl TryFrom<proto::FollowerReport> for m::FollowerReport {
             lag_entries: f.lag_entries,
             lag_bytes: f.lag_bytes,
             lag_ms: f.lag_ms,
-            durable: f.durable,
+            durable: counts(f.durable, "follower.durable")?,
             clock_skew_ms: f.clock_skew_ms,
         })
     }
@@ -437,7 +463,7 @@ impl TryFrom<proto::ShardTarget> for m::ShardTarget {
     type Error = ProtocolError;
     fn try_from(t: proto::ShardTarget) -> Result<Self, ProtocolError> {
         Ok(Self {
-            tail: need(t.tail, "target.tail")?.into(),
+            tail: need(t.tail, "target.tail")?.try_into()?,
             donor: need(t.donor, "target.donor")?.try_into()?,
             copy: t.copy,
         })
@@ -473,7 +499,7 @@ impl TryFrom<proto::FenceRequest> for m::FenceRequest {
     fn try_from(r: proto::FenceRequest) -> Result<Self, ProtocolError> {
         Ok(Self {
             envelope: need(r.envelope, "fence.envelope")?.try_into()?,
-            epoch: r.epoch,
+            epoch: count(r.epoch, "fence.epoch")?,
             drain: opt_duration(r.drain, "fence.drain")?,
         })
     }
@@ -490,7 +516,7 @@ impl TryFrom<proto::AssembleRequest> for m::AssembleRequest {
     fn try_from(r: proto::AssembleRequest) -> Result<Self, ProtocolError> {
         Ok(Self {
             envelope: need(r.envelope, "assemble.envelope")?.try_into()?,
-            epoch: r.epoch,
+            epoch: count(r.epoch, "assemble.epoch")?,
             targets: all(r.targets)?,
         })
     }
@@ -515,7 +541,7 @@ impl TryFrom<proto::PromoteRequest> for m::PromoteRequest {
         Ok(Self {
             envelope: need(r.envelope, "promote.envelope")?.try_into()?,
             config: need(r.config, "promote.config")?.try_into()?,
-            targets: r.targets.into_iter().map(LogTail::from).collect(),
+            targets: all(r.targets)?,
             // Never assumed to be zero: serving early breaks reads elsewhere.
             lease_wait: duration(need(r.lease_wait, "promote.lease_wait")?, "promote.lease_wait")?,
             shard_time_ms: r.shard_time_ms,
@@ -541,7 +567,7 @@ impl TryFrom<proto::FollowRequest> for m::FollowRequest {
     fn try_from(r: proto::FollowRequest) -> Result<Self, ProtocolError> {
         Ok(Self {
             envelope: need(r.envelope, "follow.envelope")?.try_into()?,
-            epoch: r.epoch,
+            epoch: count(r.epoch, "follow.epoch")?,
             leader: need(r.leader, "follow.leader")?.try_into()?,
             leader_client_address: r.leader_client_address,
             as_learner: r.as_learner,
@@ -560,7 +586,7 @@ impl TryFrom<proto::RecoverRequest> for m::RecoverRequest {
     fn try_from(r: proto::RecoverRequest) -> Result<Self, ProtocolError> {
         Ok(Self {
             envelope: need(r.envelope, "recover.envelope")?.try_into()?,
-            lineage: r.lineage,
+            lineage: count(r.lineage, "recover.lineage")?,
             config: need(r.config, "recover.config")?.try_into()?,
         })
     }
@@ -575,7 +601,10 @@ impl From<m::SetAsideRequest> for proto::SetAsideRequest {
 impl TryFrom<proto::SetAsideRequest> for m::SetAsideRequest {
     type Error = ProtocolError;
     fn try_from(r: proto::SetAsideRequest) -> Result<Self, ProtocolError> {
-        Ok(Self { envelope: need(r.envelope, "set_aside.envelope")?.try_into()?, lineage: r.lineage })
+        Ok(Self {
+            envelope: need(r.envelope, "set_aside.envelope")?.try_into()?,
+            lineage: count(r.lineage, "set_aside.lineage")?,
+        })
     }
 }
 
@@ -637,7 +666,7 @@ impl TryFrom<proto::ControlReply> for m::Reply {
             }),
             Reply::Assembled(a) => Self::Assembled(m::AssembleReply {
                 standing: need(a.standing, "reply.standing")?.try_into()?,
-                tails: a.tails.into_iter().map(LogTail::from).collect(),
+                tails: all(a.tails)?,
             }),
             Reply::Refused(r) => {
                 let refused = refusal(&r);
@@ -652,12 +681,12 @@ impl TryFrom<proto::Chunk> for WireChunk {
     fn try_from(c: proto::Chunk) -> Result<Self, ProtocolError> {
         Ok(Self {
             shard: shard_index(c.shard, "chunk.shard")?,
-            epoch: c.epoch,
-            prev: c.prev.unwrap_or_default().into(),
-            first_gsn: c.first_gsn,
-            last: need(c.last, "chunk.last")?.into(),
+            epoch: count(c.epoch, "chunk.epoch")?,
+            prev: c.prev.unwrap_or_default().try_into()?,
+            first_gsn: count(c.first_gsn, "chunk.first_gsn")?,
+            last: need(c.last, "chunk.last")?.try_into()?,
             records: c.records,
-            commit: c.commit,
+            commit: count(c.commit, "chunk.commit")?,
         })
     }
 }
@@ -863,5 +892,13 @@ mod tests {
         let starts = [proto::EpochStart { epoch: 2, gsn: 5 }, proto::EpochStart { epoch: 1, gsn: 9 }];
         assert!(epochs(&starts).is_err());
         assert!(data_state(99).is_err() && data_state(0).is_err());
+        let promised = m::Standing { promised: u64::MAX, ..standing() };
+        assert_eq!(
+            m::Standing::try_from(proto::Standing::from(promised)).map_err(|e| e.field),
+            Err("standing.promised"),
+            "the next epoch would be 0"
+        );
+        let far = proto::LogTail::from(tail(1, COUNT_MAX + 1, 0));
+        assert_eq!(LogTail::try_from(far).map_err(|e| e.field), Err("position.gsn"));
     }
 }

@@ -224,9 +224,9 @@ impl TryFrom<proto::Hello> for Hello {
             .map(|shard| {
                 Ok(LogView {
                     state: protocol::data_state(shard.state)?,
-                    tail: shard.tail.ok_or(missing("hello.shards.tail"))?.into(),
-                    commit: shard.commit,
-                    log_floor: shard.log_floor,
+                    tail: shard.tail.ok_or(missing("hello.shards.tail"))?.try_into()?,
+                    commit: protocol::count(shard.commit, "hello.shards.commit")?,
+                    log_floor: protocol::count(shard.log_floor, "hello.shards.log_floor")?,
                     epochs: protocol::epochs(&shard.epochs)?,
                 })
             })
@@ -350,7 +350,11 @@ async fn take_acks(
         if ack.epoch != term.epoch() || ack.durable.len() != follower.durable.len() {
             return "an acknowledgement of another epoch".into();
         }
-        for (shard, &gsn) in (0..).zip(&ack.durable) {
+        let durable = match protocol::counts(ack.durable, "ack.durable") {
+            Ok(durable) => durable,
+            Err(error) => return error.to_string(),
+        };
+        for (shard, &gsn) in (0..).zip(&durable) {
             follower.durable[usize::from(shard)].fetch_max(gsn, Ordering::AcqRel);
             follower.keepers[usize::from(shard)].advance(gsn + 1);
             count(&state, &term, follower.sid, shard, gsn);

@@ -185,8 +185,8 @@ pub(crate) fn give(state: &Arc<MemberState>, request: proto::FetchTailRequest) -
         .ok()
         .filter(|shard| usize::from(*shard) < state.engine.shards().len())
         .ok_or_else(|| Status::invalid_argument("no such shard"))?;
-    let theirs_tail: LogTail = request.tail.ok_or(missing("fetch.tail"))?.into();
-    let target: LogTail = request.target.ok_or(missing("fetch.target"))?.into();
+    let theirs_tail: LogTail = request.tail.ok_or(missing("fetch.tail"))?.try_into()?;
+    let target: LogTail = request.target.ok_or(missing("fetch.target"))?.try_into()?;
     let epochs = protocol::epochs(&request.epochs)?;
     let (sender, receiver) = mpsc::channel(QUEUED);
     let state = Arc::clone(state);

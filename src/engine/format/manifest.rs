@@ -6,13 +6,15 @@
 
 use std::collections::BTreeSet;
 
-use super::codec::{Reader, Short, Writer};
+use super::codec::{Malformed, Reader, Writer};
 use super::notes::{kind_from_byte, kind_to_byte};
 use super::{FORMAT_LEVEL, FORMAT_MAX, FORMAT_MIN};
 use crate::engine::tree::{TreeId, TreeInfo};
 use crate::position::{EpochTable, Gsn, LogPosition, LogTail};
 
 const MAGIC: &[u8; 8] = b"ARMDBMAN";
+/// Ids of files are counted up one by one: nobody has used so many.
+pub(crate) const FILE_ID_MAX: u32 = 1 << 31;
 
 /// One file of a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,20 +149,23 @@ impl Manifest {
         Ok(manifest)
     }
 
-    fn read(r: &mut Reader<'_>) -> Result<Result<Self, String>, Short> {
+    fn read(r: &mut Reader<'_>) -> Result<Result<Self, String>, Malformed> {
         let format = r.u32()?;
         if !(FORMAT_MIN..=FORMAT_MAX).contains(&format) {
             let message = format!("the manifest has format {format}, this version reads {FORMAT_MIN} to {FORMAT_MAX}");
             return Ok(Err(message));
         }
-        let (shard, _, seq) = (r.u16()?, r.u16()?, r.u64()?);
-        let (next_file_id, mark_chain, log_floor, tombstone_floor) = (r.u32()?, r.u32()?, r.u64()?, r.u64()?);
-        let (commit, committed_time_ms, gsn, epoch) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?);
+        let (shard, _, seq) = (r.u16()?, r.u16()?, r.count()?);
+        let (next_file_id, mark_chain, log_floor, tombstone_floor) = (r.u32()?, r.u32()?, r.count()?, r.count()?);
+        let (commit, committed_time_ms, gsn, epoch) = (r.count()?, r.u64()?, r.count()?, r.count()?);
+        if next_file_id > FILE_ID_MAX {
+            return Ok(Err(format!("the manifest's next file is {next_file_id}, and none is above {FILE_ID_MAX}")));
+        }
         let mark = LogTail { last: LogPosition { epoch, gsn }, chain: mark_chain };
         let (starts_len, files, drops, trees) = (r.u32()?, r.u32()?, r.u32()?, r.u32()?);
         let mut starts = Vec::new();
         for _ in 0..starts_len {
-            starts.push(LogPosition { epoch: r.u64()?, gsn: r.u64()? });
+            starts.push(LogPosition { epoch: r.count()?, gsn: r.count()? });
         }
         let epochs = match EpochTable::from_starts(starts) {
             Ok(epochs) => epochs,
@@ -171,6 +176,9 @@ impl Manifest {
             let (entry, is_adopted) = FileEntry::read(r)?;
             if is_adopted {
                 adopted.insert(entry.id);
+            }
+            if entry.id >= next_file_id {
+                return Ok(Err(format!("the manifest lists the file {}, the next one is {next_file_id}", entry.id)));
             }
             entries.push(entry);
         }
@@ -203,11 +211,11 @@ impl Manifest {
 
 impl FileEntry {
     /// The entry, and whether a full sync brought the file.
-    fn read(r: &mut Reader<'_>) -> Result<(Self, bool), Short> {
+    fn read(r: &mut Reader<'_>) -> Result<(Self, bool), Malformed> {
         let (id, compacted, state, adopted) = (r.u32()?, r.u8()? != 0, r.u8()?, r.u16()? != 0);
         let (ended, prepared) = (state & 1 != 0, state & 2 != 0);
-        let (gsn, epoch, chain, last_chain) = (r.u64()?, r.u64()?, r.u32()?, r.u32()?);
-        let (len, last_gsn, last_epoch) = (r.u64()?, r.u64()?, r.u64()?);
+        let (gsn, epoch, chain, last_chain) = (r.count()?, r.count()?, r.u32()?, r.u32()?);
+        let (len, last_gsn, last_epoch) = (r.u64()?, r.count()?, r.count()?);
         let last = LogTail { last: LogPosition { epoch: last_epoch, gsn: last_gsn }, chain: last_chain };
         let before = LogTail { last: LogPosition { epoch, gsn }, chain };
         let end = ended.then_some(FileEnd { len, last });
@@ -219,6 +227,7 @@ impl FileEntry {
 mod tests {
     use super::*;
     use crate::engine::tree::TreeKind;
+    use crate::position::COUNT_MAX;
 
     fn manifest() -> Manifest {
         let tail = |epoch, gsn, chain| LogTail { last: LogPosition { epoch, gsn }, chain };
@@ -280,6 +289,21 @@ mod tests {
         golden.extend_from_slice(&crc.to_le_bytes());
         assert_eq!(manifest().encode(), golden);
         assert_eq!(Manifest::decode(&golden), Ok(manifest()));
+    }
+
+    #[test]
+    fn ids_that_nobody_gave_out_and_counts_that_nobody_counted_to_are_refused() {
+        let refused = |change: fn(&mut Manifest)| {
+            let mut manifest = manifest();
+            change(&mut manifest);
+            Manifest::decode(&manifest.encode()).err()
+        };
+        assert_eq!(refused(|manifest| manifest.next_file_id = FILE_ID_MAX), None);
+        assert!(refused(|manifest| manifest.next_file_id = FILE_ID_MAX + 1).is_some());
+        assert!(refused(|manifest| manifest.files[0].id = manifest.next_file_id).is_some());
+        assert_eq!(refused(|manifest| manifest.commit = COUNT_MAX), None);
+        assert!(refused(|manifest| manifest.commit = COUNT_MAX + 1).is_some());
+        assert!(refused(|manifest| manifest.seq = u64::MAX).is_some());
     }
 
     #[test]

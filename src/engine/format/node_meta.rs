@@ -1,6 +1,6 @@
 //! The payload of `node.meta`: the member's public metadata, and what only the engine needs to know.
 
-use super::codec::{Reader, Short, Writer};
+use super::codec::{Malformed, Reader, Writer};
 use crate::engine::meta::{InitState, LastConfig, NodeMeta};
 use crate::ident::{ClusterId, Sid};
 
@@ -74,12 +74,12 @@ impl NodeRecord {
     }
 
     /// The format levels a payload names, readable whatever the rest has become: level, oldest, newest.
-    pub(crate) fn formats(payload: &[u8]) -> Result<(u32, u32, u32), Short> {
+    pub(crate) fn formats(payload: &[u8]) -> Result<(u32, u32, u32), Malformed> {
         let mut r = Reader(payload);
         Ok((r.u32()?, r.u32()?, r.u32()?))
     }
 
-    fn read(r: &mut Reader<'_>) -> Result<Result<Self, String>, Short> {
+    fn read(r: &mut Reader<'_>) -> Result<Result<Self, String>, Malformed> {
         let (format_level, format_min, format_max) = (r.u32()?, r.u32()?, r.u32()?);
         let purpose = match r.u8()? {
             0 => Purpose::Member,
@@ -100,12 +100,12 @@ impl NodeRecord {
             return Ok(Err(format!("{shards} shards, which is not between 1 and {SHARDS_MAX}")));
         }
         let cluster_id = ClusterId::from_bytes(r.array()?);
-        let (lineage, open_count, boot_id) = (r.u64()?, r.u64()?, r.array()?);
-        let (promised, led, hash_seed) = (r.u64()?, r.u64()?, r.u64()?);
+        let (lineage, open_count, boot_id) = (r.count()?, r.count()?, r.array()?);
+        let (promised, led, hash_seed) = (r.count()?, r.count()?, r.u64()?);
         let last_config = if r.u32()? == 0 {
             None
         } else {
-            let (epoch, write_quorum, min_voters, count) = (r.u64()?, r.u32()?, r.u32()?, r.u32()?);
+            let (epoch, write_quorum, min_voters, count) = (r.count()?, r.u32()?, r.u32()?, r.u32()?);
             let voters = (0..count).map(|_| r.array().map(Sid::from_bytes)).collect::<Result<_, _>>()?;
             Some(LastConfig { epoch, voters, write_quorum, min_voters })
         };
@@ -132,6 +132,7 @@ impl NodeRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::position::COUNT_MAX;
 
     fn record() -> NodeRecord {
         NodeRecord {
@@ -185,6 +186,20 @@ mod tests {
             let mut record = record();
             record.meta.shards = shards;
             assert_eq!(NodeRecord::decode(&record.encode()).is_ok(), taken, "{shards}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_can_have_counted_to_is_refused() {
+        let counts: [fn(&mut NodeMeta) -> &mut u64; 4] =
+            [|meta| &mut meta.open_count, |meta| &mut meta.lineage, |meta| &mut meta.promised, |meta| &mut meta.led];
+        for count in counts {
+            let mut record = record();
+            *count(&mut record.meta) = COUNT_MAX;
+            assert_eq!(NodeRecord::decode(&record.encode()), Ok(record.clone()));
+            *count(&mut record.meta) = u64::MAX;
+            let refused = NodeRecord::decode(&record.encode());
+            assert_eq!(refused, Err("nothing counts up to 18446744073709551615".into()));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What MARK, SEAL, BARRIER and CATALOG records carry. The first two are notes a member makes for itself
 //! (gsn 0, never replicated); the others are entries like any other.
 
-use super::codec::{Reader, Short};
+use super::codec::{Malformed, Reader};
 use super::record::{Draft, HEADER_BYTES, Kind, Record};
 use crate::engine::tree::{TreeId, TreeInfo, TreeKind};
 use crate::position::{Epoch, Gsn, LogPosition, LogTail};
@@ -40,11 +40,11 @@ impl Mark {
         note(Kind::Mark, &[], &value).encode_stamped(0, out);
     }
 
-    pub(crate) fn decode(record: &Record<'_>) -> Result<Self, Short> {
+    pub(crate) fn decode(record: &Record<'_>) -> Result<Self, Malformed> {
         let mut r = Reader(record.value());
         let (file_id, chain, offset) = (r.u32()?, r.u32()?, r.u64()?);
-        let (gsn, epoch) = (r.u64()?, r.u64()?);
-        let (commit, committed_time_ms) = (r.u64()?, r.u64()?);
+        let (gsn, epoch) = (r.count()?, r.count()?);
+        let (commit, committed_time_ms) = (r.count()?, r.u64()?);
         Ok(Self {
             file_id,
             offset,
@@ -76,10 +76,10 @@ impl Seal {
         note(Kind::Seal, &[], &value).encode_stamped(0, out);
     }
 
-    pub(crate) fn decode(record: &Record<'_>) -> Result<Self, Short> {
+    pub(crate) fn decode(record: &Record<'_>) -> Result<Self, Malformed> {
         let mut r = Reader(record.value());
         let (file_id, chain, offset) = (r.u32()?, r.u32()?, r.u64()?);
-        let (gsn, epoch) = (r.u64()?, r.u64()?);
+        let (gsn, epoch) = (r.count()?, r.count()?);
         Ok(Self { file_id, offset, last: LogTail { last: LogPosition { epoch, gsn }, chain } })
     }
 }
@@ -100,9 +100,9 @@ impl Barrier {
         note(Kind::Barrier, &[], &value).encode(out)
     }
 
-    pub(crate) fn decode(record: &Record<'_>) -> Result<Self, Short> {
+    pub(crate) fn decode(record: &Record<'_>) -> Result<Self, Malformed> {
         let mut r = Reader(record.value());
-        Ok(Self { epoch: r.u64()?, time_ms: r.u64()? })
+        Ok(Self { epoch: r.count()?, time_ms: r.u64()? })
     }
 }
 

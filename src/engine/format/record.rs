@@ -11,7 +11,7 @@
 //! record read anywhere verifies alone, and compaction copies it unchanged.
 
 use super::crc::{crc32c, crc32c_extend, crc32c_with_header};
-use crate::position::Gsn;
+use crate::position::{COUNT_MAX, Gsn};
 
 /// Bytes of a record's header.
 pub(crate) const HEADER_BYTES: usize = 24;
@@ -205,6 +205,9 @@ impl<'a> Record<'a> {
         };
         if !record.is_sound() {
             return Parsed::Invalid("the checksum does not match");
+        }
+        if record.gsn() > COUNT_MAX {
+            return Parsed::Invalid("its gsn is none that is counted up to");
         }
         let ext = 8 * usize::from(record.flags() & EXPIRES != 0) + 16 * usize::from(record.flags() & CLIENT != 0);
         if record.flags() & !(MORE | EXPIRES | CLIENT) != 0 || ext != record.ext_len() {

@@ -52,26 +52,27 @@ impl SegmentHeader {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let bytes = bytes.get(..SEGMENT_HEADER_BYTES as usize).ok_or("the file is shorter than a segment's header")?;
+        let bytes =
+            bytes.get(..SEGMENT_HEADER_BYTES as usize).ok_or("the file is malformeder than a segment's header")?;
         if &bytes[..8] != MAGIC {
             return Err("this is no segment".into());
         }
         let mut r = Reader(&bytes[8..]);
-        let short = |e: super::codec::Short| e.to_string();
-        let format = r.u32().map_err(short)?;
+        let malformed = |e: super::codec::Malformed| e.to_string();
+        let format = r.u32().map_err(malformed)?;
         if crc32fast::hash(&bytes[..60]).to_le_bytes() != bytes[60..] {
             return Err("the segment's header does not match its checksum".into());
         }
         if !(FORMAT_MIN..=FORMAT_MAX).contains(&format) {
             return Err(format!("the segment has format {format}, this version reads {FORMAT_MIN} to {FORMAT_MAX}"));
         }
-        let (shard, kind) = (r.u16().map_err(short)?, r.u16().map_err(short)?);
+        let (shard, kind) = (r.u16().map_err(malformed)?, r.u16().map_err(malformed)?);
         if kind > 1 {
             return Err(format!("the segment is of the unknown kind {kind}"));
         }
-        let cluster_id = u128::from_le_bytes(r.array().map_err(short)?);
-        let (file_id, chain) = (r.u32().map_err(short)?, r.u32().map_err(short)?);
-        let (base_gsn, epoch) = (r.u64().map_err(short)?, r.u64().map_err(short)?);
+        let cluster_id = u128::from_le_bytes(r.array().map_err(malformed)?);
+        let (file_id, chain) = (r.u32().map_err(malformed)?, r.u32().map_err(malformed)?);
+        let (base_gsn, epoch) = (r.count().map_err(malformed)?, r.count().map_err(malformed)?);
         Ok(Self { shard, compacted: kind == 1, cluster_id, file_id, base_gsn, epoch, chain })
     }
 }

@@ -53,14 +53,14 @@ impl ShardMeta {
         let mut r = Reader(payload);
         let mut read = || {
             let (state, alarm, _) = (r.u8()?, r.u8()?, r.u16()?);
-            let (manifest_len, manifest, manifest_crc) = (r.u32()?, r.u64()?, r.u32()?);
+            let (manifest_len, manifest, manifest_crc) = (r.u32()?, r.count()?, r.u32()?);
             let reason = r.text()?;
             let damaged = if state == 6 { r.u16()? } else { 0 };
             let files = (0..damaged).map(|_| r.u32()).collect::<Result<Vec<_>, _>>()?;
             Ok((state, alarm != 0, manifest_len, manifest, manifest_crc, reason, files))
         };
         let (state, alarm, manifest_len, manifest, manifest_crc, reason, files) =
-            read().map_err(|e: super::codec::Short| e.to_string())?;
+            read().map_err(|e: super::codec::Malformed| e.to_string())?;
         let state = match state {
             1 => ShardState::Blank,
             2 => ShardState::Syncing,

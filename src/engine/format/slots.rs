@@ -3,6 +3,8 @@
 //! A slot is 4096 bytes: `magic 8 | seq u64 | len u32 | crc u32 | payload`; the crc covers the payload, then
 //! the 20 bytes before it.
 
+use crate::position::COUNT_MAX;
+
 /// Bytes of one slot.
 pub(crate) const SLOT_BYTES: usize = 4096;
 /// Bytes a payload may have.
@@ -52,7 +54,7 @@ fn decode(magic: &[u8; 8], slot: &[u8]) -> Option<(u64, Vec<u8>)> {
     let len = u32::from_le_bytes(head[16..20].try_into().ok()?) as usize;
     let stored = u32::from_le_bytes(slot.get(20..24)?.try_into().ok()?);
     let payload = slot.get(24..24usize.checked_add(len)?)?;
-    (crc(head, payload) == stored).then(|| (seq, payload.to_vec()))
+    (crc(head, payload) == stored && seq <= COUNT_MAX).then(|| (seq, payload.to_vec()))
 }
 
 /// The newest sound slot of a file's bytes; `None` if neither is.
@@ -90,5 +92,6 @@ mod tests {
         assert_eq!((found.seq, found.slot, found.older), (1, 1, None));
         torn[SLOT_BYTES + 9] ^= 1;
         assert_eq!(newest(magic, &torn), None);
+        assert_eq!(newest(magic, &encode(magic, u64::MAX, b"last")), None, "nothing could follow it");
     }
 }
