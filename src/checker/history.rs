@@ -4,7 +4,7 @@
 //! moment between its call and its end. A read is an operation with one condition, that the key is as it was seen; a
 //! compare-and-swap has a condition and a change; a batch has several of each.
 
-use std::collections::HashMap;
+use super::hashing::HashMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};

@@ -17,6 +17,7 @@
 //! by [`positions`].
 
 mod component;
+mod hashing;
 mod history;
 mod positions;
 mod problem;

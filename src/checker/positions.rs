@@ -1,8 +1,7 @@
 //! Reads of followers that promise a position: they may be old, but not older than that, and never show what was not
 //! written.
 
-use std::collections::HashMap;
-
+use super::hashing::HashMap;
 use super::history::{Change, Expect, History, Key, Operation, Outcome, Value, Version};
 use super::verdict::Violation;
 
@@ -22,7 +21,7 @@ pub(super) fn violations(history: &History) -> Vec<Violation> {
     if history.operations.iter().all(|operation| operation.at_least.is_none()) {
         return Vec::new();
     }
-    let mut keys: HashMap<Key, Writes> = HashMap::new();
+    let mut keys: HashMap<Key, Writes> = HashMap::default();
     let possible = |it: &&Operation| matches!(it.outcome, Outcome::Done | Outcome::Unknown);
     for (index, operation) in history.operations.iter().enumerate().filter(|(_, it)| possible(it)) {
         for change in &operation.changes {

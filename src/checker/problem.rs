@@ -5,8 +5,7 @@
 //! takes the version that a guard names for it, if no other write is known to have that version: so a write of unknown
 //! outcome may be what a client saw.
 
-use std::collections::{HashMap, HashSet};
-
+use super::hashing::{HashMap, HashSet};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::history::{History, Key, Time, Value, Version};
@@ -224,7 +223,7 @@ impl Problem {
     }
 
     fn told(&self) -> HashSet<(Slot, Version)> {
-        let mut told = HashSet::new();
+        let mut told = HashSet::default();
         for (key, effect) in self.steps.iter().flat_map(|step| &step.effects) {
             if let Effect::Put { version: Some(version), .. } | Effect::Delete { version: Some(version) } = effect {
                 told.insert((*key, *version));
@@ -238,7 +237,7 @@ impl Problem {
             Effect::Put { value, version: None, .. } => Some(*value),
             _ => None,
         };
-        let mut writers: HashMap<(Slot, Value), u32> = HashMap::new();
+        let mut writers: HashMap<(Slot, Value), u32> = HashMap::default();
         for (key, effect) in self.steps.iter().flat_map(|step| &step.effects) {
             if let Some(value) = anonymous(effect) {
                 *writers.entry((*key, value)).or_default() += 1;
@@ -248,7 +247,7 @@ impl Problem {
             return;
         }
         let told = self.told();
-        let mut seen: HashMap<(Slot, Value), Option<Version>> = HashMap::new();
+        let mut seen: HashMap<(Slot, Value), Option<Version>> = HashMap::default();
         for (key, guard) in self.steps.iter().flat_map(|step| &step.guards) {
             let Guard::Is { value, version: Some(version), .. } = guard else { continue };
             if !told.contains(&(*key, *version)) {

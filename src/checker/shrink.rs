@@ -4,8 +4,7 @@
 //! outcome), so bisection finds the first answer that is too much. Then everything that can be missing is left out, in
 //! ever smaller portions (Zeller's delta debugging), a write always with all who saw it.
 
-use std::collections::HashSet;
-
+use super::hashing::HashSet;
 use super::history::{Change, Expect, History, Operation, Outcome, Time};
 use super::problem::{Effect, Guard, NEVER, Problem};
 use super::verdict::Violation;
@@ -103,8 +102,8 @@ fn leave_out(problem: &mut Problem) {
 /// Without the steps in this range, and without those who saw what they wrote.
 fn without(problem: &Problem, from: usize, count: usize) -> Problem {
     let range = from..(from + count).min(problem.steps.len());
-    let mut values = HashSet::new();
-    let mut versions = HashSet::new();
+    let mut values = HashSet::default();
+    let mut versions = HashSet::default();
     for (key, effect) in problem.steps[range.clone()].iter().flat_map(|step| &step.effects) {
         match effect {
             Effect::Put { value, version, .. } => {

@@ -11,8 +11,7 @@
 //! This is a proposal: [`Problem::replays`] judges it. If it is wrong, the history may be right all the same, and the
 //! search decides.
 
-use std::collections::HashMap;
-
+use super::hashing::HashMap;
 use super::history::{Time, Value, Version};
 use super::problem::{Effect, Guard, NEVER, Problem, Slot, Step, StepId};
 
@@ -106,7 +105,7 @@ fn propose(problem: &Problem) -> Option<Vec<StepId>> {
     let earliest = |call: Time| ended.partition_point(|end| *end < call);
     let mut regions = regions(problem, &writes);
     let mut placed: Vec<(usize, Time, StepId)> = Vec::with_capacity(steps.len());
-    let mut demands: HashMap<(Slot, usize), Demand> = HashMap::new();
+    let mut demands: HashMap<(Slot, usize), Demand> = HashMap::default();
     let mut demand = |regions: &[Regions], key: Slot, gap: usize, absent: bool, by: (StepId, Time)| {
         let region = regions[key as usize].at(gap);
         let new = Demand { key, region, absent: false, by: Vec::new(), gap };
@@ -235,8 +234,8 @@ fn meet(
         return Some(());
     }
     // What may have happened on each key, by its call: (step, leaves the key absent).
-    let mut silent: HashMap<Slot, Vec<(StepId, bool)>> = HashMap::new();
-    let mut expiries: HashMap<(Slot, StepId), StepId> = HashMap::new();
+    let mut silent: HashMap<Slot, Vec<(StepId, bool)>> = HashMap::default();
+    let mut expiries: HashMap<(Slot, StepId), StepId> = HashMap::default();
     for (id, step) in problem.steps.iter().enumerate() {
         let id = id as StepId;
         match (step.effects.as_slice(), step.expires) {
@@ -251,7 +250,7 @@ fn meet(
         list.sort_by_key(|(id, _)| problem.steps[*id as usize].call);
     }
     // Whoever saw the content must have been there before it went.
-    let mut last_seen: HashMap<(Slot, usize), Time> = HashMap::new();
+    let mut last_seen: HashMap<(Slot, usize), Time> = HashMap::default();
     for (gap, _, id) in placed.iter() {
         let step = &problem.steps[*id as usize];
         for (key, guard) in step.guards.iter().filter(|_| is_float(step)) {
@@ -264,7 +263,7 @@ fn meet(
 
     let mut demands: Vec<Demand> = demands.into_values().collect();
     demands.sort_by_key(|demand| (demand.key, demand.region));
-    let mut moved: HashMap<StepId, Time> = HashMap::new();
+    let mut moved: HashMap<StepId, Time> = HashMap::default();
     for demand in demands {
         let region = &regions[demand.key as usize].list[demand.region];
         let deadline = demand.by.iter().map(|(_, end)| *end).min()?;

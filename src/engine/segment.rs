@@ -5,7 +5,7 @@
 //! never changed again, and whoever loads it (acquire) sees them. A segment of the log may exist before its
 //! file does: under `Disk` the scheduler makes the file when it first has something to write there.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -60,7 +60,7 @@ pub(crate) struct Segment {
     /// What is known of its keys, once it does not change any more and is wholly committed.
     keys: OnceLock<FileKeys>,
     /// Records that were found not to verify, by their offsets.
-    pub(crate) rotten: Mutex<HashMap<u64, Rotten>>,
+    pub(crate) rotten: Mutex<BTreeMap<u64, Rotten>>,
 }
 
 #[derive(Debug)]

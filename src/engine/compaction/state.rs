@@ -4,7 +4,7 @@
 //! shard's files as a whole (a change of state) takes it by [`Shard::stop_housekeeping`], which makes a running
 //! step give up first.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -43,9 +43,9 @@ pub(crate) struct Housekeeping {
 #[derive(Debug, Default)]
 pub(super) struct Turn {
     /// What is estimated of files that may be worth compacting.
-    pub(super) estimates: HashMap<u32, Estimate>,
+    pub(super) estimates: BTreeMap<u32, Estimate>,
     /// When log segments were first seen to have ended, on the worker's clock.
-    pub(super) ended: HashMap<u32, Duration>,
+    pub(super) ended: BTreeMap<u32, Duration>,
     /// Files that do not verify: left alone, a full check tells where.
     pub(super) unfit: BTreeSet<u32>,
     /// Counts compactions: estimates of what holds tombstones back depend on the set of files.
