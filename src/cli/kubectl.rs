@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use kube::Config;
@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::{Failure, Format, Global, block_on, output, status};
 use crate::api::names::annotation;
-use crate::api::{ArmdbClusterStatus, PartitionState};
+use crate::api::{ArmdbClusterStatus, PartitionState, PartitionStatus};
 use crate::ident::{AttemptId, ClusterId, Sid};
 use crate::operator::client::{ErrorKind, Kube, KubeError};
 use crate::operator::kinds::Kind;
@@ -191,18 +191,28 @@ impl Cluster {
     }
 
     async fn promote(&self, member: &str, wait: Duration, global: &Global) -> anyhow::Result<ExitCode> {
-        let status = self.request(annotation::SWITCHOVER, member, wait).await?;
-        let outcome = status.last_request.as_ref().map(|request| request.outcome.clone()).unwrap_or_default();
-        let leads = |partition: &&crate::api::PartitionStatus| {
-            partition.state == PartitionState::Available
-                && (member == "any" || partition.leader.as_deref() == Some(member))
-        };
-        let led = status.partitions.iter().find(leads).filter(|_| !outcome.starts_with("not done"));
+        let until = Instant::now() + wait;
+        let mut status = self.request(annotation::SWITCHOVER, member, wait).await?;
+        let request = status.last_request.clone();
+        let outcome = request.as_ref().map(|request| request.outcome.clone()).unwrap_or_default();
+        let mut moved = Moved::of(&outcome, &status, member);
+        while moved == Moved::Decided && Instant::now() < until {
+            tokio::time::sleep(LOOK).await;
+            status = status_of(&self.read().await?)?;
+            moved = Moved::of(&outcome, &status, member);
+        }
         match global.output {
-            Format::Json => output::json(&status.last_request)?,
+            Format::Json => output::json(&request)?,
             Format::Text => output::line(&outcome)?,
         }
-        Ok(if led.is_some() { ExitCode::SUCCESS } else { ExitCode::from(super::failure::EXIT_FAILURE) })
+        match moved {
+            Moved::Serves => Ok(ExitCode::SUCCESS),
+            Moved::Not => Ok(ExitCode::from(super::failure::EXIT_FAILURE)),
+            Moved::Decided => {
+                let text = format!("it does not serve {} s after it was asked for", wait.as_secs());
+                Err(Failure::new(text).remedy("kubectl armdb status says what it waits for").into())
+            }
+        }
     }
 
     /// The status that says what became of the request.
@@ -217,8 +227,58 @@ impl Cluster {
     }
 }
 
+/// How far a switchover is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moved {
+    /// It was not done, or somebody else leads.
+    Not,
+    /// That is told as soon as the register says it; the leader serves a moment later.
+    Decided,
+    /// Who was asked for serves.
+    Serves,
+}
+
+impl Moved {
+    fn of(outcome: &str, status: &ArmdbClusterStatus, member: &str) -> Self {
+        let serves = |partition: &PartitionStatus| partition.state == PartitionState::Available;
+        let leads = |partition: &PartitionStatus| member == "any" || partition.leader.as_deref() == Some(member);
+        if outcome.starts_with("not done") {
+            Self::Not
+        } else if status.partitions.iter().any(|partition| serves(partition) && leads(partition)) {
+            Self::Serves
+        } else if !status.partitions.is_empty() && status.partitions.iter().all(serves) {
+            Self::Not
+        } else {
+            Self::Decided
+        }
+    }
+}
+
 fn status_of(cluster: &DynamicObject) -> anyhow::Result<ArmdbClusterStatus> {
     let value = cluster.data.get("status").cloned().unwrap_or_else(|| json!({}));
     serde_json::from_value(value)
         .context(Failure::new("the status is not understood").remedy("use the binary of the operator's version"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_switchover_is_done_once_who_was_asked_for_serves_and_not_before() {
+        let status = |leader: &str, state| {
+            let partition = PartitionStatus { leader: Some(leader.into()), state, ..PartitionStatus::default() };
+            ArmdbClusterStatus { partitions: vec![partition], ..ArmdbClusterStatus::default() }
+        };
+        let (told, available) = ("kv-0-0 leads epoch 4", PartitionState::Available);
+        assert_eq!(Moved::of(told, &status("kv-0-0", available), "kv-0-0"), Moved::Serves);
+        for state in [PartitionState::Transitioning, PartitionState::NoQuorum, PartitionState::Unknown] {
+            assert_eq!(Moved::of(told, &status("kv-0-0", state), "kv-0-0"), Moved::Decided, "{state:?}");
+            assert_eq!(Moved::of(told, &status("kv-0-0", state), "any"), Moved::Decided, "{state:?}");
+        }
+        let instead = "the member that was asked for could not take over in time; kv-0-2 leads epoch 4";
+        assert_eq!(Moved::of(instead, &status("kv-0-2", available), "kv-0-0"), Moved::Not);
+        assert_eq!(Moved::of(instead, &status("kv-0-2", available), "any"), Moved::Serves);
+        assert_eq!(Moved::of("not done: it lags", &status("kv-0-0", available), "kv-0-0"), Moved::Not);
+    }
 }

@@ -71,7 +71,7 @@ pub fn image_archive(image: &str) -> PathBuf {
     root().join(format!("images/armdb-{tag}.tar"))
 }
 
-/// Runs `kubectl armdb` as people do: with this binary on the path as `kubectl-armdb`.
+/// Runs `kubectl armdb` as people do: with this binary on the path as `kubectl-armdb`. An error is all that it said.
 pub async fn kubectl_armdb(arguments: &[&str]) -> Result<String, String> {
     let folder = tempfile::tempdir().expect("a folder");
     let binary = env!("CARGO_BIN_EXE_armdb");
@@ -82,7 +82,7 @@ pub async fn kubectl_armdb(arguments: &[&str]) -> Result<String, String> {
     command.arg("armdb").args(arguments).env("PATH", path.expect("a path"));
     let output = command.output().await.expect("kubectl is on the PATH of the harness");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stdout) + &text(&output.stderr)) }
 }
 
 /// A cluster that the operator runs.
