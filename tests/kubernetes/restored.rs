@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::etcd::Backup;
+use crate::support::harness::harness_outcome;
 use crate::support::operator::{Cluster, operator};
 use crate::support::workload::Workload;
 use crate::support::{case_alone, eventually, get, harness, kubectl};
@@ -17,10 +18,16 @@ async fn epoch(namespace: &str) -> i64 {
     register(namespace).await["epoch"].as_i64().expect("a number")
 }
 
+/// Kills a member's process. What the API server says of containers went back too, until their kubelets tell it anew.
+async fn kill(namespace: &str, member: &str) {
+    let kill = async || harness_outcome(&["signal", "KILL", namespace, member]).await.ok();
+    eventually("its kubelet has told of its container, and it is killed", kill).await;
+}
+
 /// The leader is killed, and another epoch is led; which.
 async fn failover(namespace: &str, cluster: &Cluster<'_>) -> i64 {
     let (leader, before) = (cluster.leader().await, cluster.epoch().await);
-    harness(&["signal", "KILL", namespace, &leader]).await;
+    kill(namespace, &leader).await;
     cluster.led_anew(before).await;
     cluster.ready().await;
     cluster.epoch().await
@@ -68,7 +75,7 @@ async fn a_register_that_went_back_with_etcd_is_brought_forward_by_all_voters_an
         for word in [lost.sid.as_deref().expect("it has storage"), "adopt cluster"] {
             assert!(message.contains(word), "{message}");
         }
-        harness(&["signal", "KILL", namespace, &leader]).await;
+        kill(namespace, &leader).await;
         // Time for many attempts, if any were made.
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert_eq!(epoch(namespace).await, old, "an epoch was begun without the voter that may know of a later one");
