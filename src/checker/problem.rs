@@ -274,13 +274,14 @@ impl Problem {
     }
 
     /// An optional step may be left out of any explanation if nothing that it would bring about meets any guard: what
-    /// followed it then follows what preceded it, and nobody looked in between.
+    /// followed it then follows what preceded it, and nobody looked in between. Whoever adds to a key looks at it.
     fn drop_useless(&mut self) {
         #[derive(Default, Clone)]
         struct Wanted {
             absent: bool,
             other: bool,
             loose: bool,
+            added_to: bool,
             values: HashSet<Value>,
         }
         let mut wanted = vec![Wanted::default(); self.keys.len()];
@@ -294,16 +295,20 @@ impl Problem {
                 Guard::HeldBy(_) => {}
             }
         }
+        for (key, effect) in self.steps.iter().flat_map(|step| &step.effects) {
+            wanted[*key as usize].added_to |= matches!(effect, Effect::Add(_));
+        }
         let useless = |(key, effect): &(Slot, Effect)| {
             let wanted = &wanted[*key as usize];
-            match effect {
+            let unseen = match effect {
                 Effect::Put { value, mortal, .. } => {
                     let dead = mortal.is_some() && wanted.absent;
                     !wanted.other && !wanted.loose && !dead && !wanted.values.contains(value)
                 }
                 Effect::Delete { .. } | Effect::Expire(_) => !wanted.absent && !wanted.other,
                 Effect::Add(_) => false,
-            }
+            };
+            unseen && !wanted.added_to
         };
         self.retain(|step| !step.optional || !step.effects.iter().all(useless));
     }

@@ -164,6 +164,20 @@ fn numbers_that_are_added_count_once() {
 }
 
 #[test]
+fn a_delete_whose_fate_is_unknown_may_have_begun_a_number_anew() {
+    let deleted = |outcome| {
+        let mut history = History::default();
+        let key = history.key("n");
+        history.write(0, (0, 1), vec![], vec![Change::Add { key, amount: 2 }], Outcome::Done);
+        history.write(0, (2, 3), vec![], vec![Change::Delete { key, version: None }], outcome);
+        history.write(0, (4, 5), vec![], vec![Change::Add { key, amount: 3 }], Outcome::Done);
+        history.read(0, (6, 7), key, Some((Value(3), None)));
+        check(&history).is_linearizable()
+    };
+    assert_eq!([Outcome::Done, Outcome::Unknown, Outcome::Refused].map(deleted), [true, true, false]);
+}
+
+#[test]
 fn a_violation_is_told_by_the_few_operations_that_show_it() {
     let mut book = Book { history: History::default(), versions: true };
     for turn in 1..200 {
