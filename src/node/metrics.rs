@@ -279,7 +279,7 @@ fn encode_role(encoder: &mut DescriptorEncoder<'_>, replica: &dyn Replica) -> En
         .value(&[], f64::from(u8::from(health.caught_up)))?;
     gauge(encoder, "cannot_commit_seconds", "As leader: for how long no write quorum has answered.")?
         .value(&[], health.cannot_commit.as_secs_f64())?;
-    gauge(encoder, "sync_stall_seconds", "Age of the oldest batch that is not synced.")?
+    gauge(encoder, "sync_stall_seconds", "For how long nothing has been synced although something waits.")?
         .value(&[], health.sync_stall.as_secs_f64())?;
     if let Some(silence) = health.leader_silence {
         gauge(encoder, "leader_silence_seconds", "Since the leader was last heard.")?

@@ -2,7 +2,7 @@
 //!
 //! Locks: `core` is held for the length of a decision, never across I/O (the heartbeat thread takes it); a shard's
 //! append lock is held for one chunk, and taken once by FENCE between the promise in memory and reading the log's
-//! end, so that no append slips in after it was read. Order: append lock, then `core`.
+//! end, so that no append slips in after it was read. Order: append lock, what is published (see [`Told`]), then `core`.
 //!
 //! ```text
 //! engine threads --durable--> quorum --commit--> commit thread --> engine's index --applied--> progress
@@ -25,8 +25,9 @@ use tokio_util::sync::CancellationToken;
 use super::clock;
 use super::full_sync::{StagedCopy, WireManifest};
 use super::leadership::{LeaderAddress, LeaderHint, Leadership, ShardProgress};
-use super::rules::{Durable, LogView, MemberCore, MetaChange, Sightings, Staleness};
+use super::rules::{Durable, LogView, MemberCore, MetaChange, Sightings, Staleness, SyncStall};
 use super::term::LeaderTerm;
+use super::told::Told;
 use crate::engine::{self, Engine, EngineError, EngineListener, NodeMeta, Shard, ShardState};
 use crate::ident::Sid;
 use crate::net::peer::PeerAuth;
@@ -54,8 +55,8 @@ pub(crate) struct MemberState {
     pub(crate) core: Mutex<MemberCore>,
     append_locks: Vec<Mutex<()>>,
     term: ArcSwapOption<LeaderTerm>,
-    leadership: watch::Sender<Leadership>,
-    progress: Vec<watch::Sender<ShardProgress>>,
+    leadership: Told<Leadership>,
+    progress: Vec<Told<ShardProgress>>,
     health_changes: watch::Sender<u64>,
     commit_targets: Vec<AtomicU64>,
     commit_due: Mutex<bool>,
@@ -78,8 +79,8 @@ pub(crate) struct MemberState {
     followed_since: Mutex<Option<Duration>>,
     /// SIGTERM arrived.
     pub(crate) draining: AtomicBool,
-    /// Since when something is appended and not synced, nanoseconds; 0: nothing is.
-    unsynced_since: AtomicU64,
+    /// See there.
+    sync_stall: Mutex<SyncStall>,
     /// When the main runtime ran last, nanoseconds; 0: it was not asked yet.
     last_tick: AtomicU64,
     /// For how long the followed leader's process has been stuck by its own word, and when it said so.
@@ -118,8 +119,8 @@ impl MemberState {
             core: Mutex::new(core),
             append_locks: (0..shards).map(|_| Mutex::default()).collect(),
             term: ArcSwapOption::empty(),
-            leadership: watch::Sender::new(leadership),
-            progress: (0..shards).map(|_| watch::Sender::new(ShardProgress::default())).collect(),
+            leadership: Told::new(leadership),
+            progress: (0..shards).map(|_| Told::new(ShardProgress::default())).collect(),
             health_changes: watch::Sender::new(0),
             commit_targets: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             known_commits: (0..shards).map(|_| AtomicU64::new(0)).collect(),
@@ -134,7 +135,7 @@ impl MemberState {
             leader_gone: AtomicBool::new(false),
             followed_since: Mutex::new(None),
             draining: AtomicBool::new(false),
-            unsynced_since: AtomicU64::new(0),
+            sync_stall: Mutex::default(),
             last_tick: AtomicU64::new(0),
             leader_stall: Mutex::default(),
             sightings: Mutex::default(),
@@ -204,17 +205,12 @@ impl MemberState {
         for shard in self.engine.shards() {
             self.publish_progress(shard);
         }
-        let now = self.leadership_now();
-        self.leadership.send_if_modified(|told| {
-            let changed = *told != now;
-            *told = now;
-            changed
-        });
+        self.leadership.tell(|| self.leadership_now(), |told, now| told != now);
         self.health_changed();
     }
 
     pub(crate) fn leadership(&self) -> watch::Receiver<Leadership> {
-        self.leadership.subscribe()
+        self.leadership.watch()
     }
 
     fn leadership_now(&self) -> Leadership {
@@ -236,12 +232,12 @@ impl MemberState {
 
     /// Who to ask instead.
     pub(crate) fn hint(&self) -> LeaderHint {
-        match &*self.leadership.borrow() {
+        self.leadership.look(|told| match told {
             Leadership::Following { epoch, leader } => LeaderHint { epoch: *epoch, leader: leader.clone() },
             Leadership::Leading { epoch, .. } | Leadership::Draining { epoch } => {
                 LeaderHint { epoch: *epoch, leader: None }
             }
-        }
+        })
     }
 
     // --- commit and progress ------------------------------------------------------------------------------
@@ -311,20 +307,19 @@ impl MemberState {
     }
 
     pub(crate) fn progress(&self, shard: u16) -> watch::Receiver<ShardProgress> {
-        self.progress[usize::from(shard)].subscribe()
+        self.progress[usize::from(shard)].watch()
     }
 
     pub(crate) fn publish_progress(&self, shard: &Shard) {
-        let (applied, commit) = (shard.applied(), shard.commit());
-        let (durable, tail) = (shard.durable_gsn(), shard.tail_gsn());
-        let acked_by_all = self.acked_by_all(shard.id());
-        let epoch = self.core.lock().promise();
-        let now = ShardProgress { epoch, applied, commit, durable, tail, acked_by_all };
-        self.progress[usize::from(shard.id())].send_if_modified(|told| {
-            let changed = ShardProgress { tail, ..*told } != now;
-            *told = now;
-            changed
-        });
+        let read = || {
+            let (applied, commit) = (shard.applied(), shard.commit());
+            let (durable, tail) = (shard.durable_gsn(), shard.tail_gsn());
+            let acked_by_all = self.acked_by_all(shard.id());
+            let epoch = self.core.lock().promise();
+            ShardProgress { epoch, applied, commit, durable, tail, acked_by_all }
+        };
+        let is_news = |told: &ShardProgress, now: &ShardProgress| ShardProgress { tail: now.tail, ..*told } != *now;
+        self.progress[usize::from(shard.id())].tell(read, is_news);
     }
 
     /// Highest gsn of `shard` that every voter holds; 0 unless this member leads.
@@ -423,12 +418,11 @@ impl MemberState {
         }
     }
 
-    /// Age of the oldest batch that is not synced.
+    /// For how long nothing has been synced although something waits, as looks at it tell.
     pub(crate) fn sync_stall(&self) -> Duration {
-        match self.unsynced_since.load(Ordering::Acquire) {
-            0 => Duration::ZERO,
-            since => clock::now().saturating_sub(Duration::from_nanos(since)),
-        }
+        // The log's end first: what is appended in between does not wait yet.
+        let shards = self.engine.shards().iter().map(|shard| (shard.tail_gsn(), shard.durable_gsn()));
+        self.sync_stall.lock().look(shards, clock::now())
     }
 
     /// The main runtime runs.
@@ -715,9 +709,6 @@ struct Listener(Weak<MemberState>);
 impl EngineListener for Listener {
     fn appended(&self, shard: u16, tail: Gsn) {
         let Some(state) = self.0.upgrade() else { return };
-        if state.unsynced_since.load(Ordering::Relaxed) == 0 {
-            let _ = state.unsynced_since.compare_exchange(0, nanos(clock::now()), Ordering::AcqRel, Ordering::Relaxed);
-        }
         if let Some(term) = state.term.load().as_ref() {
             term.sample(shard, tail, clock::now());
             term.moved.notify_waiters();
@@ -726,9 +717,6 @@ impl EngineListener for Listener {
 
     fn durable(&self, shard: u16, gsn: Gsn) {
         let Some(state) = self.0.upgrade() else { return };
-        // What was appended meanwhile is younger than this sync.
-        let behind = state.shard(shard).tail_gsn() > gsn;
-        state.unsynced_since.store(if behind { nanos(clock::now()) } else { 0 }, Ordering::Release);
         match state.term.load().as_ref() {
             Some(term) => {
                 if let Some(commit) = term.held(term.own, shard, gsn) {

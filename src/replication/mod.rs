@@ -9,6 +9,7 @@
 //! client         the following side                tail_fetch   ASSEMBLE    full_sync   a copy while writes go on
 //! mend           single entries for files that rotted
 //! heartbeat      leases, silence, staleness; on a thread of its own
+//! told           what is published of figures that several threads change
 //! protocol       between the wire and plain values
 //! ```
 
@@ -27,3 +28,4 @@ pub(crate) mod server;
 pub(crate) mod shard_time;
 pub(crate) mod tail_fetch;
 pub(crate) mod term;
+pub(crate) mod told;

@@ -164,7 +164,7 @@ pub struct HealthReport {
     pub followers: Vec<FollowerReport>,
     /// SIGTERM arrived or the node is being drained: wants to give leadership away.
     pub draining: bool,
-    /// Age of the oldest batch not yet synced.
+    /// For how long nothing has been synced although something waits.
     pub sync_stall: Duration,
     /// Puts are refused because the disk is full.
     pub disk_full: bool,

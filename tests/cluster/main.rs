@@ -16,6 +16,7 @@ mod follower_down;
 mod garbage;
 mod increments;
 mod loading;
+mod lone_writer;
 mod manifest;
 mod measuring;
 mod packages;

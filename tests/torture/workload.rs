@@ -52,7 +52,7 @@ impl Workload {
     pub fn stop(&mut self) {
         self.applications.stop();
         for thread in self.threads.drain(..) {
-            thread.join().expect("no application panics");
+            joined(thread);
         }
     }
 
@@ -66,7 +66,7 @@ impl Workload {
         let reading = within(path(site, 0), move || async move {
             *found.lock() = applications.differences(options, &members).await;
         });
-        reading.join().expect("the last reads do not panic");
+        joined(reading);
         std::mem::take(&mut differences.lock())
     }
 
@@ -78,6 +78,13 @@ impl Workload {
     /// What was written down.
     pub fn history(&self) -> History {
         self.applications.history()
+    }
+}
+
+/// Waits for it; if it panics, the caller does, with the same words.
+fn joined(thread: JoinHandle<()>) {
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
     }
 }
 

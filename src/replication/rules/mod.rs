@@ -13,6 +13,7 @@
 //! staleness   how old a follower's committed state may be
 //! sighting    reconnects, restarts and clones told apart
 //! outcome     R16: what may be said of an entry that was appended
+//! sync_stall  for how long a disk has synced nothing
 //! ```
 
 pub mod append;
@@ -24,6 +25,7 @@ pub mod quorum;
 pub mod reconcile;
 pub mod sighting;
 pub mod staleness;
+pub mod sync_stall;
 
 pub use append::{AppendRefusal, check_append, check_truncate};
 pub use figures::Figures;
@@ -37,3 +39,4 @@ pub use quorum::Quorum;
 pub use reconcile::{FullReason, LogView, Reconcile, reconcile};
 pub use sighting::{Sighting, Sightings};
 pub use staleness::Staleness;
+pub use sync_stall::SyncStall;
