@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::build::{Identity, PartitionFacts, hash, pod};
 use super::dereference::{PartitionWorld, World};
 use super::memory::Memory;
-use super::rollout::{Choice, Member, Progress, Situation, Step, Templates, Wait, choose, next};
+use super::rollout::{Choice, Member, Progress, Situation, Step, Templates, Wait, choose, is_good, next};
 use super::scale;
 use super::validate::ValidatedCluster;
 use crate::api::names as api_names;
@@ -82,14 +82,16 @@ fn plan_partition(
         (0..spec.replicas).map(|ordinal| api_names::member(&cluster.name, number, ordinal)).collect();
     let members = members(world, view, &names, memory, now);
     let quorum_safe = view.is_some_and(|view| view.quorum_safe && view.change.is_none());
-    let mut progress = next(&Situation {
+    let situation = Situation {
         hash: &choice.hash,
         is_wanted: !choice.last_good,
         good: templates.good,
         members,
         quorum_safe,
         update: &spec.update,
-    });
+    };
+    let is_good = is_good(&situation);
+    let mut progress = next(&situation);
     let mut taken_back = None;
     if let Step::TakeBack { why } = progress.step.clone() {
         choice = choose(Templates { rejected: Some(&wanted), retried: choice.retried.as_deref(), ..templates });
@@ -105,7 +107,7 @@ fn plan_partition(
         Some(good) => good.template.clone(),
         None => wanted_template,
     };
-    let keep = (resting && !choice.last_good && templates.good != Some(wanted.as_str())).then(|| template.clone());
+    let keep = (is_good && templates.good != Some(wanted.as_str())).then(|| template.clone());
     PartitionPlan {
         drift: resting && drifts(world, &choice),
         storage: storage(world, spec.storage.size.as_str()),
@@ -282,6 +284,28 @@ mod tests {
         assert!(first.keep.is_some());
         world.good.push(good("a:1"));
         assert!(planned(&world, &cluster("a:1"), &mut memory, now).keep.is_none());
+    }
+
+    #[test]
+    fn the_first_template_is_kept_as_soon_as_everybody_is_in_sync_and_a_later_one_when_it_has_lasted() {
+        let now = Instant::now();
+        let lasting = |image: &str| {
+            let mut cluster = cluster(image);
+            cluster.spec.update.min_ready_seconds = 10;
+            cluster
+        };
+        let mut world = running("a:1");
+        let mut memory = Memory::default();
+        let first = planned(&world, &lasting("a:1"), &mut memory, now);
+        assert!(matches!(first.progress.step, Step::Wait(wait) if wait.reason == "MinReady"));
+        assert!(first.keep.is_some(), "who reads that all are in sync may change the spec at once");
+        world.good.push(good("a:0"));
+        assert!(planned(&world, &lasting("a:1"), &mut memory, now).keep.is_none());
+        assert!(planned(&world, &lasting("a:1"), &mut memory, now + Duration::from_secs(10)).keep.is_some());
+        world.good.clear();
+        let picture = world.picture.as_mut().expect("a picture");
+        picture.view.members[2].state = crate::topology::view::MemberState::CatchingUp;
+        assert!(planned(&world, &lasting("a:1"), &mut memory, now + Duration::from_secs(11)).keep.is_none());
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! ```
 //! Invariants: nobody who is in sync is restarted unless one member may be missed; a template that was taken back is
 //! not tried again until the spec changes or somebody asks for it; the last good template is one that every member
-//! ran with, in sync.
+//! ran with, in sync; whoever is told that the cluster is ready may rely on there being one.
 
 use std::time::Duration;
 
@@ -233,6 +233,15 @@ fn step(situation: &Situation<'_>) -> Step {
         uid: pod.uid.clone(),
         why: "its pod is not what the spec asks for".to_owned(),
     }
+}
+
+/// Whether the template that the spec asks for has shown that members come up with it: everybody runs it, in sync, and for
+/// a while. The first one need not wait: nothing is there to go back to, and who reads that the cluster is ready may put
+/// the next one, a bad one, in force at once.
+pub fn is_good(situation: &Situation<'_>) -> bool {
+    let first = situation.good.is_none();
+    let runs = |member: &Member<'_>| member.is_current(situation.hash) && member.in_sync_for.is_some();
+    situation.is_wanted && (step(situation) == Step::Done || first && situation.members.iter().all(runs))
 }
 
 /// Members that were replaced must have been in sync for a while.

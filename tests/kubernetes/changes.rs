@@ -78,10 +78,11 @@ async fn a_new_image_reaches_every_member_and_no_request_fails() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_image_costs_one_member_for_a_while_and_is_mended_by_a_second_edit() {
     case("bad-image", async |namespace| {
-        let cluster = ready(namespace, json!({})).await;
+        // Long, so that the edit comes before the first template could have lasted that long.
+        let cluster = ready(namespace, json!({"update": {"minReadySeconds": 120, "podTimeoutSeconds": 30}})).await;
         let before = cluster.pods().await;
         let workload = Workload::start(&cluster.client().await, "bad-image", 4);
-        cluster.patch(json!({"spec": {"image": BROKEN}})).await;
+        cluster.patch(json!({"spec": {"image": BROKEN, "update": {"minReadySeconds": 1}}})).await;
         let why = cluster.until("RolloutHealthy", "False", "TakenBack").await;
         assert!(why.contains("armdb.io/retry-rollout"), "{why}");
         // The failed canary is the one pod that was replaced, and it comes back on the good image.
