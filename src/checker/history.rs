@@ -4,11 +4,11 @@
 //! moment between its call and its end. A read is an operation with one condition, that the key is as it was seen; a
 //! compare-and-swap has a condition and a change; a batch has several of each.
 
-use super::hashing::HashMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::hashing::HashMap;
 use crate::position::LogPosition;
 
 /// Nanoseconds of one clock, the same for the whole history. Equal times are taken as simultaneous.

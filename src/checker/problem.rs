@@ -5,9 +5,9 @@
 //! takes the version that a guard names for it, if no other write is known to have that version: so a write of unknown
 //! outcome may be what a client saw.
 
-use super::hashing::{HashMap, HashSet};
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::hashing::{HashMap, HashSet};
 use super::history::{History, Key, Time, Value, Version};
 
 /// The end of what never ends.

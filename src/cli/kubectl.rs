@@ -20,7 +20,7 @@ use crate::api::{ArmdbClusterStatus, PartitionState, PartitionStatus};
 use crate::ident::{AttemptId, ClusterId, Sid};
 use crate::operator::client::{ErrorKind, Kube, KubeError};
 use crate::operator::kinds::Kind;
-use crate::topology::controller::REFUSED;
+use crate::operator::requests;
 
 /// An API server that takes longer does not answer.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -186,8 +186,7 @@ impl Cluster {
             Format::Json => output::json(&status.last_request)?,
             Format::Text => output::line(&outcome)?,
         }
-        let done = !outcome.starts_with("not done") && !outcome.starts_with(REFUSED);
-        Ok(if done { ExitCode::SUCCESS } else { ExitCode::from(super::failure::EXIT_FAILURE) })
+        Ok(if requests::is_done(&outcome) { ExitCode::SUCCESS } else { ExitCode::from(super::failure::EXIT_FAILURE) })
     }
 
     async fn promote(&self, member: &str, wait: Duration, global: &Global) -> anyhow::Result<ExitCode> {
@@ -242,7 +241,7 @@ impl Moved {
     fn of(outcome: &str, status: &ArmdbClusterStatus, member: &str) -> Self {
         let serves = |partition: &PartitionStatus| partition.state == PartitionState::Available;
         let leads = |partition: &PartitionStatus| member == "any" || partition.leader.as_deref() == Some(member);
-        if outcome.starts_with("not done") {
+        if !requests::is_done(outcome) {
             Self::Not
         } else if status.partitions.iter().any(|partition| serves(partition) && leads(partition)) {
             Self::Serves

@@ -16,7 +16,7 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 
 use super::filter::KeyFilter;
-use super::format::codec::Reader;
+use super::format::codec::{Malformed, Reader};
 use super::format::record::Kind;
 use crate::disk::Disk;
 use crate::position::Gsn;
@@ -157,7 +157,7 @@ impl Hint {
     /// Its puts, deletes and catalog records, in the file's order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = HintEntry<'_>> {
         let mut rest = Reader(&self.entries);
-        std::iter::from_fn(move || entry(&mut rest))
+        std::iter::from_fn(move || entry(&mut rest).ok().flatten())
     }
 
     /// How many.
@@ -200,30 +200,35 @@ impl Hint {
         if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
             return None;
         }
+        Self::read(body, subject).ok().flatten()
+    }
+
+    /// `None`: it is about something else, or contradicts itself.
+    fn read(body: &[u8], subject: HintSubject) -> Result<Option<Self>, Malformed> {
         let mut rest = Reader(body);
-        if rest.u64().ok()? != MAGIC || rest.u32().ok()? != FORMAT {
-            return None;
+        if rest.u64()? != MAGIC || rest.u32()? != FORMAT {
+            return Ok(None);
         }
-        let (chain, file_id) = (rest.u32().ok()?, rest.u64().ok()?);
-        let (len_bytes, hash_seed) = (rest.u64().ok()?, rest.u64().ok()?);
+        let (chain, file_id) = (rest.u32()?, rest.u64()?);
+        let (len_bytes, hash_seed) = (rest.u64()?, rest.u64()?);
         let found = HintSubject { file_id, len_bytes, chain, hash_seed };
         if found != subject {
-            return None;
+            return Ok(None);
         }
-        let (min_gsn, max_gsn) = (rest.count().ok()?, rest.count().ok()?);
-        let (committed_time_ms, count) = (rest.u64().ok()?, rest.u64().ok()?);
-        let filter_len = usize::try_from(rest.u64().ok()?).ok()?;
-        let entries = rest.bytes(rest.0.len().checked_sub(filter_len)?).ok()?;
+        let (min_gsn, max_gsn) = (rest.count()?, rest.count()?);
+        let (committed_time_ms, count) = (rest.u64()?, rest.u64()?);
+        let filter_len = usize::try_from(rest.u64()?).unwrap_or(usize::MAX);
+        let entries = rest.bytes(rest.0.len().checked_sub(filter_len).ok_or(Malformed::Short)?)?;
         let (mut walk, mut figures) = (Reader(entries), HintFigures::default());
         for _ in 0..count {
-            let entry = entry(&mut walk)?;
+            let Some(entry) = entry(&mut walk)? else { return Ok(None) };
             if entry.offset_bytes == 0 || entry.offset_bytes + entry.len_bytes > subject.len_bytes {
-                return None;
+                return Ok(None);
             }
             figures.count(&entry);
         }
-        let filter = KeyFilter::from_bytes(rest.0).ok()?;
-        walk.0.is_empty().then(|| Self {
+        let Ok(filter) = KeyFilter::from_bytes(rest.0) else { return Ok(None) };
+        Ok(walk.0.is_empty().then(|| Self {
             subject,
             min_gsn,
             max_gsn,
@@ -232,7 +237,7 @@ impl Hint {
             figures,
             count,
             entries: entries.to_vec(),
-        })
+        }))
     }
 
     /// Reads a hint; `None` if there is none that can be believed.
@@ -262,14 +267,14 @@ impl Hint {
     }
 }
 
-fn entry<'a>(rest: &mut Reader<'a>) -> Option<HintEntry<'a>> {
-    let (hash, gsn, expires_ms) = (rest.u64().ok()?, rest.count().ok()?, rest.u64().ok()?);
-    let (offset_bytes, len_bytes) = (u64::from(rest.u32().ok()?) * 8, u64::from(rest.u32().ok()?) * 8);
-    let (tree, key_len) = (rest.u16().ok()?, rest.u16().ok()?);
-    let [kind, ..] = rest.array::<4>().ok()?;
-    let kind = Kind::from_byte(kind).filter(|kind| matches!(kind, Kind::Put | Kind::Delete | Kind::Catalog))?;
-    let key = rest.bytes(usize::from(key_len)).ok()?;
-    Some(HintEntry { hash, gsn, expires_ms, offset_bytes, len_bytes, tree, kind, key })
+fn entry<'a>(rest: &mut Reader<'a>) -> Result<Option<HintEntry<'a>>, Malformed> {
+    let (hash, gsn, expires_ms) = (rest.u64()?, rest.count()?, rest.u64()?);
+    let (offset_bytes, len_bytes) = (u64::from(rest.u32()?) * 8, u64::from(rest.u32()?) * 8);
+    let (tree, key_len) = (rest.u16()?, rest.u16()?);
+    let [kind, ..] = rest.array::<4>()?;
+    let key = rest.bytes(usize::from(key_len))?;
+    let kind = Kind::from_byte(kind).filter(|kind| matches!(kind, Kind::Put | Kind::Delete | Kind::Catalog));
+    Ok(kind.map(|kind| HintEntry { hash, gsn, expires_ms, offset_bytes, len_bytes, tree, kind, key }))
 }
 
 #[cfg(test)]

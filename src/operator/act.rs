@@ -258,7 +258,7 @@ async fn heed_requests(
             Ok(asked) => asked,
             Err(why) => {
                 let id = value.rsplit_once('@').map(|(_, id)| id.to_owned()).unwrap_or_default();
-                return answered(id, format!("not done: {why}"));
+                return answered(id, format!("{}{why}", requests::NOT_DONE));
             }
         };
         let done = world.partition(asked.partition).picture.and_then(|picture| picture.view.last_request);

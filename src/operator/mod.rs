@@ -41,7 +41,7 @@ mod plan;
 mod queue;
 mod reconcile;
 mod register;
-mod requests;
+pub mod requests;
 pub mod roles;
 pub mod rollout;
 pub mod scale;

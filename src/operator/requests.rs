@@ -8,10 +8,18 @@
 
 use super::names;
 use crate::api::names::annotation;
-use crate::topology::controller::ControlRequest;
+use crate::topology::controller::{ControlRequest, REFUSED};
 
 /// The annotations, the harmless ones first.
 pub const ALL: [&str; 3] = [annotation::SWITCHOVER, annotation::RECOVER, annotation::SET_ASIDE];
+
+/// How the outcome of a request begins that nobody could carry out.
+pub const NOT_DONE: &str = "not done: ";
+
+/// Whether what was asked for came about, by what was told of it.
+pub fn is_done(outcome: &str) -> bool {
+    !outcome.starts_with(NOT_DONE) && !outcome.starts_with(REFUSED)
+}
 
 /// What an annotation asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
