@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -59,6 +59,8 @@ pub struct Engine {
     shared: Arc<Shared>,
     shards: Arc<[Arc<Shard>]>,
     node: Mutex<Node>,
+    /// As the metadata has it.
+    lineage: AtomicU64,
     threads: Mutex<Vec<JoinHandle<()>>>,
     instance: InstanceId,
     /// Until it is dropped, a page that cannot be read is noted in the directory.
@@ -251,6 +253,7 @@ impl Engine {
         let engine = Arc::new(Self {
             shared: shared.clone(),
             shards: opened.into(),
+            lineage: AtomicU64::new(node.record.meta.lineage),
             node: Mutex::new(node),
             threads: Mutex::new(Vec::new()),
             instance,
@@ -293,6 +296,11 @@ impl Engine {
         NodeMeta { clean: node.was_clean, ..node.record.meta.clone() }
     }
 
+    /// The lineage of [`Self::meta`]; takes no lock.
+    pub fn lineage(&self) -> u64 {
+        self.lineage.load(Ordering::Acquire)
+    }
+
     /// Changes the metadata; durable when it returns. Identity, shard count, open count, boot id and `clean`
     /// are the engine's own and stay as they are.
     pub fn update_meta(&self, change: impl FnOnce(&mut NodeMeta)) -> Result<NodeMeta, EngineError> {
@@ -309,6 +317,7 @@ impl Engine {
         self.shared.failing(node.write(&self.shared.disk, &self.shared.dir, record))?;
         let cluster_id = node.record.meta.cluster_id.map_or(0, |id| id.0);
         *self.shared.cluster_id.write() = cluster_id;
+        self.lineage.store(node.record.meta.lineage, Ordering::Release);
         for shard in self.shards.iter() {
             shard.log.lock().cluster_id = cluster_id;
         }
@@ -328,10 +337,11 @@ impl Engine {
     /// Every shard that is `from` becomes `to`, durably; how many were.
     pub fn turn(&self, from: &ShardState, to: &ShardState) -> Result<usize, EngineError> {
         let mut turned = 0;
-        for shard in self.shards().iter().filter(|shard| shard.state() == *from) {
-            shard.set_state(to.clone())?;
-            tracing::info!(shard = shard.id(), %from, %to, "another state");
-            turned += 1;
+        for shard in self.shards() {
+            if shard.change_state(|now| (now == from).then(|| to.clone()))? {
+                tracing::info!(shard = shard.id(), %from, %to, "another state");
+                turned += 1;
+            }
         }
         Ok(turned)
     }
@@ -370,7 +380,7 @@ impl Engine {
     /// Whether there was anything to sync.
     pub fn sync_now(&self) -> Result<bool, EngineError> {
         self.shared.dirty.store(false, Ordering::Release);
-        let worked = sync::round(&self.shared, &self.shards)?;
+        let worked = sync::round(&self.shared, &self.shards)?.worked;
         for shard in self.shards.iter() {
             match shard.prepare_spares() {
                 Err(error) if !is_full(&error) => return Err(error),
@@ -383,7 +393,7 @@ impl Engine {
     /// Manual background: what the scheduler does once a shard falls idle. Whether there was anything to do.
     pub fn idle_now(&self) -> Result<bool, EngineError> {
         let marked = self.shards.iter().filter(|shard| shard.close_batch()).count();
-        Ok(marked > 0 && sync::round(&self.shared, &self.shards)?)
+        Ok(marked > 0 && sync::round(&self.shared, &self.shards)?.worked)
     }
 
     /// Manual background: one step of housekeeping, which makes one hint, raises one log floor or rewrites some
@@ -427,6 +437,8 @@ impl Engine {
         }
         let result = self.close_files();
         self.shared.poison.set("the engine is closed".into());
+        // Whoever waits for news of the log: there will be none.
+        self.shared.progress.wake_all();
         *self.lock.lock() = None;
         result
     }

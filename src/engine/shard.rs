@@ -67,9 +67,17 @@ impl Shard {
 
     /// Changes the state, durably. No compaction runs meanwhile, nor afterwards unless the state is Ready.
     pub fn set_state(&self, state: ShardState) -> Result<(), EngineError> {
+        self.change_state(|_| Some(state)).map(drop)
+    }
+
+    /// As [`Self::set_state`], to what `decide` makes of the present one, which nobody else changes meanwhile; whether it
+    /// made anything of it. A state that was looked at before may have become another: an alarm is not called damage,
+    /// nor a file whole that was found damaged just now.
+    pub fn change_state(&self, decide: impl FnOnce(&ShardState) -> Option<ShardState>) -> Result<bool, EngineError> {
         self.shared.poison.check()?;
         let _stopped = self.stop_housekeeping();
         let mut files = self.files.lock();
+        let Some(state) = decide(files.state()) else { return Ok(false) };
         if files.is_void() && (state.is_usable() || state == ShardState::Amnesic) {
             let (shard, was) = (self.id, files.state().clone());
             return Err(EngineError::NotReady { shard, state: was, operation: "calling its unread data sound" });
@@ -81,7 +89,7 @@ impl Shard {
         let ready = state.is_usable();
         self.shared.failing(files.set_state(&self.shared, &self.dir, state))?;
         self.ready.store(ready, Ordering::Release);
-        Ok(())
+        Ok(true)
     }
 
     /// The log's end.

@@ -186,27 +186,28 @@ impl Shard {
         };
         let Some(what) = found else { return Ok(()) };
         let name = Segment::file_name(id);
-        let state = match self.state() {
-            ShardState::Ready => ShardState::Damaged { files: vec![id] },
-            ShardState::Damaged { mut files } if !files.contains(&id) => {
-                files.push(id);
-                if files.len() > DAMAGED_FILES_MAX {
+        let damaged = |now: &ShardState| match now {
+            ShardState::Ready => Some(ShardState::Damaged { files: vec![id] }),
+            ShardState::Damaged { files } if !files.contains(&id) => {
+                let files: Vec<u32> = files.iter().copied().chain([id]).collect();
+                Some(if files.len() > DAMAGED_FILES_MAX {
                     let reason = format!("more than {DAMAGED_FILES_MAX} files are damaged, the last of them {name}");
                     ShardState::Quarantined { reason, alarm: false }
                 } else {
                     ShardState::Damaged { files }
-                }
+                })
             }
-            _ => return Ok(()),
+            _ => None,
         };
-        tracing::error!(
-            shard = self.id,
-            file = name,
-            what,
-            "a file is damaged: what it lacks is had from another member"
-        );
-        self.set_state(state)?;
-        self.shared.tell(|listener| listener.state_changed(self.id));
+        if self.change_state(damaged)? {
+            tracing::error!(
+                shard = self.id,
+                file = name,
+                what,
+                "a file is damaged: what it lacks is had from another member"
+            );
+            self.shared.tell(|listener| listener.state_changed(self.id));
+        }
         Ok(())
     }
 
@@ -318,10 +319,14 @@ impl Shard {
     }
 
     fn no_more_damaged(&self, id: u32) -> Result<Mended, EngineError> {
-        if let ShardState::Damaged { mut files } = self.state() {
-            files.retain(|file| *file != id);
-            let state = if files.is_empty() { ShardState::Ready } else { ShardState::Damaged { files } };
-            self.set_state(state)?;
+        let fewer = |now: &ShardState| match now {
+            ShardState::Damaged { files } => {
+                let files: Vec<u32> = files.iter().copied().filter(|file| *file != id).collect();
+                Some(if files.is_empty() { ShardState::Ready } else { ShardState::Damaged { files } })
+            }
+            _ => None,
+        };
+        if self.change_state(fewer)? {
             self.shared.tell(|listener| listener.state_changed(self.id));
         }
         Ok(Mended::Whole)

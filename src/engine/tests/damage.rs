@@ -99,6 +99,36 @@ fn tail_of(disk: &CrashDisk) -> u64 {
 }
 
 #[test]
+fn who_looks_at_a_state_first_and_changes_it_last_undoes_nothing() {
+    let disk = CrashDisk::new();
+    let shared: Arc<dyn Disk> = Arc::new(disk);
+    let engine = open(&shared, Path::new("/data"), Durability::Disk);
+    let shard = &engine.shards()[0];
+    let (looked, may_change) = std::sync::mpsc::channel();
+    let (changed, changed_by_other) = std::sync::mpsc::channel::<()>();
+    let alarm = ShardState::Quarantined { reason: "another history".into(), alarm: true };
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let damaged = |now: &ShardState| {
+                let is = (*now == ShardState::Ready).then(|| ShardState::Damaged { files: vec![1] });
+                looked.send(()).expect("the other waits for it");
+                // It loses the processor: long enough for the other, unless that has to wait for us.
+                let _ = changed_by_other.recv_timeout(std::time::Duration::from_millis(100));
+                is
+            };
+            shard.change_state(damaged).expect("persisted");
+        });
+        may_change.recv().expect("it looks");
+        shard.set_state(alarm.clone()).expect("persisted");
+        let _ = changed.send(());
+    });
+    assert_eq!(shard.state(), alarm);
+    assert!(
+        !shard.change_state(|now| (*now == ShardState::Ready).then_some(ShardState::Blank)).expect("nothing to do")
+    );
+}
+
+#[test]
 fn damage_that_a_later_mark_vouches_for_is_corruption() {
     // Each key was synced by itself, so the mark before key7 vouches for everything up to key6.
     for key in ["key0", "key3", "key6"] {
