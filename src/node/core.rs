@@ -1,7 +1,6 @@
 //! What every client service shares: the member, its identity, the limits, the measurements.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
@@ -23,20 +22,10 @@ pub(crate) struct Identity {
     pub client_address: String,
 }
 
-/// The lineage, remembered as long as the epoch stands: every answer carries it, and the member's metadata is
-/// under a lock.
-#[derive(Debug, Default)]
-struct LineageOfEpoch {
-    /// The epoch plus one; 0: nothing remembered.
-    epoch_plus_1: AtomicU64,
-    lineage: AtomicU64,
-}
-
 /// Shared by all connections of the client port.
 pub(crate) struct Core {
     pub replica: Arc<dyn Replica>,
     leadership: watch::Receiver<Leadership>,
-    lineage: LineageOfEpoch,
     pub identity: Identity,
     pub limits: Limits,
     /// What a write waits for when it does not say.
@@ -56,8 +45,7 @@ impl Core {
         stopping: watch::Receiver<bool>,
     ) -> Arc<Self> {
         let leadership = replica.leadership();
-        let lineage = LineageOfEpoch::default();
-        Arc::new(Self { replica, leadership, lineage, identity, limits, default_ack, metrics, stopping })
+        Arc::new(Self { replica, leadership, identity, limits, default_ack, metrics, stopping })
     }
 
     pub(crate) fn shards(&self) -> &[Arc<Shard>] {
@@ -144,18 +132,7 @@ impl Core {
     }
 
     pub(crate) fn lineage(&self) -> u64 {
-        let epoch = match *self.leadership.borrow() {
-            Leadership::Leading { epoch, .. }
-            | Leadership::Draining { epoch }
-            | Leadership::Following { epoch, .. } => epoch,
-        };
-        if self.lineage.epoch_plus_1.load(Ordering::Acquire) == epoch + 1 {
-            return self.lineage.lineage.load(Ordering::Relaxed);
-        }
-        let lineage = self.replica.engine().meta().lineage;
-        self.lineage.lineage.store(lineage, Ordering::Relaxed);
-        self.lineage.epoch_plus_1.store(epoch + 1, Ordering::Release);
-        lineage
+        self.replica.engine().lineage()
     }
 
     /// Positions of `gsns`, one a shard, as a token.

@@ -96,7 +96,7 @@ const TICK_LIMIT: Duration = Duration::from_secs(10);
 /// See the module.
 #[derive(Debug)]
 pub struct Member {
-    state: Arc<MemberState>,
+    pub(super) state: Arc<MemberState>,
     roles: Roles,
     pins: Arc<Pins>,
     heartbeats: tokio::runtime::Handle,

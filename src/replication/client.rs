@@ -406,8 +406,12 @@ impl Acks<'_> {
                 if !state.core.lock().follows(following.epoch, following.leader.sid) {
                     return Err("another epoch was promised meanwhile".to_owned());
                 }
-                state.shard(shard).set_state(ShardState::Ready).map_err(|error| error.to_string())?;
-                tracing::info!(shard, "whole again: the log equals the leader's");
+                let whole = |now: &ShardState| {
+                    matches!(now, ShardState::Syncing | ShardState::Amnesic).then_some(ShardState::Ready)
+                };
+                if state.shard(shard).change_state(whole).map_err(|error| error.to_string())? {
+                    tracing::info!(shard, "whole again: the log equals the leader's");
+                }
             }
             state.health_changed();
             Ok(())

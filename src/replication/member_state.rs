@@ -275,8 +275,14 @@ impl MemberState {
                     None => *due = false,
                 }
             }
-            for shard in self.engine.shards() {
-                let target = self.commit_targets[usize::from(shard.id())].load(Ordering::Acquire);
+            let targets: Vec<Gsn> = self.commit_targets.iter().map(|target| target.load(Ordering::Acquire)).collect();
+            // Again, after the targets were read: a term may have begun since the first look. Its lease is known before
+            // anything raises a target in it.
+            if self.lease_wait_remaining().is_some() {
+                *self.commit_due.lock() = true;
+                continue;
+            }
+            for (shard, target) in self.engine.shards().iter().zip(targets) {
                 if target > shard.commit() {
                     shard.advance_commit(target);
                     self.publish_progress(shard);
@@ -715,17 +721,18 @@ impl EngineListener for Listener {
         }
     }
 
-    fn durable(&self, shard: u16, gsn: Gsn) {
+    fn durable(&self, shard: u16, _gsn: Gsn) {
         let Some(state) = self.0.upgrade() else { return };
-        match state.term.load().as_ref() {
-            Some(term) => {
-                if let Some(commit) = term.held(term.own, shard, gsn) {
-                    state.raise_commit(shard, commit);
-                }
-                state.publish_progress(state.shard(shard));
-            }
-            None => state.held.notify_one(),
+        let Some(term) = state.term() else { return state.held.notify_one() };
+        // Not the gsn that is told: whoever tells may have lost the processor since, and the log been cut, before this
+        // term began. While it lasts the log is not cut: what is read between two looks at it is of this history.
+        let durable = state.shard(shard).durable_gsn();
+        if state.term().is_some_and(|now| Arc::ptr_eq(&now, &term))
+            && let Some(commit) = term.held(term.own, shard, durable)
+        {
+            state.raise_commit(shard, commit);
         }
+        state.publish_progress(state.shard(shard));
     }
 
     fn applied(&self, shard: u16, _gsn: Gsn) {

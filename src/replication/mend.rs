@@ -112,7 +112,7 @@ async fn mend_one(state: &Arc<MemberState>, following: &Following) -> Result<boo
     let wanted = match wanted.await.map_err(|error| error.to_string())? {
         Ok(wanted) => wanted,
         Err(why) => {
-            give_up(state, shard, why).await;
+            give_up(state, shard, file, why).await;
             return Ok(true);
         }
     };
@@ -136,8 +136,10 @@ async fn mend_one(state: &Arc<MemberState>, following: &Following) -> Result<boo
             state.mended_files.fetch_add(1, Ordering::Relaxed);
             state.health_changed();
         }
-        Mended::Missing(gsn) => give_up(state, shard, format!("the leader has no entry {gsn} any more")).await,
-        Mended::Hopeless(why) => give_up(state, shard, why).await,
+        Mended::Missing(gsn) => {
+            give_up(state, shard, file, format!("the leader has no entry {gsn} any more")).await;
+        }
+        Mended::Hopeless(why) => give_up(state, shard, file, why).await,
     }
     Ok(true)
 }
@@ -184,16 +186,24 @@ async fn ask(
     Ok(had)
 }
 
-/// The shard is rebuilt whole: its files are set aside when a copy takes their place.
-async fn give_up(state: &Arc<MemberState>, shard: u16, why: String) {
-    tracing::error!(shard, why, "what is damaged cannot be mended entry by entry: the shard is rebuilt whole");
+/// The shard is rebuilt whole: its files are set aside when a copy takes their place. Unless somebody who follows another
+/// epoch has mended the file meanwhile.
+async fn give_up(state: &Arc<MemberState>, shard: u16, file: u32, why: String) {
     let giving_up = Arc::clone(state);
     let reason = format!("damaged, and not mended by entries: {why}");
     let state_set = tokio::task::spawn_blocking(move || {
-        giving_up.shard(shard).set_state(ShardState::Quarantined { reason, alarm: false })
+        giving_up.shard(shard).change_state(|now| match now {
+            ShardState::Damaged { files } if files.contains(&file) => {
+                Some(ShardState::Quarantined { reason, alarm: false })
+            }
+            _ => None,
+        })
     });
     match state_set.await {
-        Ok(Ok(())) => {}
+        Ok(Ok(true)) => {
+            tracing::error!(shard, why, "what is damaged cannot be mended entry by entry: the shard is rebuilt whole");
+        }
+        Ok(Ok(false)) => return,
         Ok(Err(error)) => tracing::error!(shard, %error, "the quarantine could not be persisted"),
         Err(error) => tracing::error!(shard, %error, "the quarantine could not be persisted"),
     }

@@ -269,6 +269,10 @@ impl RoleThread {
         let commits = shards.iter().map(|shard| shard.commit).collect();
         let term = Arc::new(LeaderTerm::new(term, standing.sid, commits, shard_time));
         self.state.following_changed(false);
+        // The log may have been cut since figures were told: none of before is told together with this epoch's writes.
+        for shard in self.state.engine.shards() {
+            self.state.publish_progress(shard);
+        }
         self.state.begin_term(Arc::clone(&term));
         for shard in self.state.engine.shards() {
             let opened = shard.open_epoch(term.epoch(), self.state.shard_time_ms());

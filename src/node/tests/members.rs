@@ -304,6 +304,24 @@ async fn what_is_acknowledged_is_on_every_follower_and_survives_the_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_word_of_what_is_durable_counts_for_no_more_than_is() {
+    let mut group = Group::new(3).await;
+    let voters = group.bootstrap(0).await;
+    group.serves(0).await;
+    let at = group.put(0, "kept", "1").await;
+    group.shows(1, at).await;
+    let (member, own) = (group.member(0), voters[0]);
+    let shard = &member.engine().shards()[0];
+    // As a thread tells it that lost the processor before the log was cut and this member promoted.
+    shard.shared.tell(|listener| listener.durable(0, at.gsn + 1000));
+    let term = member.state.term().expect("it leads");
+    assert_eq!(term.quorum.lock().held_by(own, 0), shard.durable_gsn());
+    assert_eq!(term.quorum.lock().commit(0), at.gsn);
+    group.put(0, "more", "2").await;
+    group.all_stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_comes_back_cuts_the_tail_nobody_acknowledged() {
     let mut group = Group::new(3).await;
     let voters = group.bootstrap(0).await;
