@@ -55,10 +55,18 @@ pub(crate) fn until_applied(shard: &Arc<Shard>) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// One round over the shards; whether there was anything to do.
-pub(crate) fn round(shared: &Shared, shards: &[Arc<Shard>]) -> Result<bool, EngineError> {
+/// What a round over the shards came to.
+pub(crate) struct Rounded {
+    /// There was something to do.
+    pub(crate) worked: bool,
+    /// What could not be written for lack of room waits to be tried again.
+    starved: bool,
+}
+
+/// One round over the shards.
+pub(crate) fn round(shared: &Shared, shards: &[Arc<Shard>]) -> Result<Rounded, EngineError> {
     shared.poison.check()?;
-    let mut rounds = Vec::new();
+    let (mut rounds, mut starved) = (Vec::new(), false);
     for shard in shards {
         let begun = match shard.begin_round() {
             // Leadership hangs on it: what was queued before the barrier is written with it.
@@ -68,6 +76,7 @@ pub(crate) fn round(shared: &Shared, shards: &[Arc<Shard>]) -> Result<bool, Engi
         match begun {
             Ok(round) => rounds.extend(round),
             Err(error) if is_full(&error) => {
+                starved = true;
                 if shared.ran_out_of_room() {
                     tracing::warn!(%error, shard = shard.id, "no room for the log: what is queued waits, no write is taken");
                 }
@@ -82,7 +91,7 @@ pub(crate) fn round(shared: &Shared, shards: &[Arc<Shard>]) -> Result<bool, Engi
     for round in rounds {
         shared.failing(round.finish())?;
     }
-    Ok(worked)
+    Ok(Rounded { worked, starved })
 }
 
 /// What the next round is likely to be like.
@@ -127,11 +136,11 @@ pub(crate) fn run(shared: &Shared, shards: &[Arc<Shard>]) {
             last_round.gather(shared, stop);
             last_work = Instant::now();
             let until = shared.appends.load(Ordering::SeqCst);
-            if round(shared, shards).is_err() {
-                break;
-            }
+            let Ok(done) = round(shared, shards) else { break };
             last_round = LastRound { until, appends: until - last_round.until, took: last_work.elapsed() };
-            if shards.iter().any(|shard| shard.log.lock().has_unwritten()) && shared.no_room.load(Ordering::Acquire) {
+            // Somebody may have found room since, or believe so: what could not be written waits all the same.
+            let lacks_room = || shared.no_room.load(Ordering::Acquire);
+            if done.starved || shards.iter().any(|shard| shard.log.lock().has_unwritten()) && lacks_room() {
                 // The disk is full: what is queued is tried again, without spinning.
                 shared.dirty.store(true, Ordering::Release);
                 std::thread::sleep(RELAXED_PERIOD);

@@ -5,7 +5,7 @@
 //! resource version that was read, so that an old picture costs a conflict, never a wrong write. Registers are not
 //! read from here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use kube::api::Api;
 use kube::core::DynamicObject;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -72,11 +72,16 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 /// A watch whose connection died without a word is noticed after this long and five seconds.
 const WATCH_SECONDS: u32 = 60;
 
+/// Uids of objects that went are remembered, so many: more do not go while one answer is on its way.
+const GONE: usize = 512;
+
 type Objects = BTreeMap<Key, Arc<DynamicObject>>;
 
 /// See the module.
 pub struct Cache {
     objects: RwLock<BTreeMap<Kind, Objects>>,
+    /// Uids of objects that went last: no word of one that was written before, and answered after, brings it back.
+    gone: Mutex<VecDeque<String>>,
     /// Watches that have not listed everything yet.
     missing: watch::Sender<BTreeSet<(Kind, Option<String>)>>,
     /// Told the cluster whenever something of it changed.
@@ -97,6 +102,7 @@ impl Cache {
     pub fn new(changed: impl Fn(Kind, Key) + Send + Sync + 'static) -> Self {
         Self {
             objects: RwLock::default(),
+            gone: Mutex::default(),
             missing: watch::Sender::new(BTreeSet::new()),
             changed: Box::new(changed),
             revision: AtomicU64::new(0),
@@ -141,6 +147,9 @@ impl Cache {
     pub fn put(&self, kind: Kind, object: DynamicObject) {
         let key = Key::of(&object);
         let mut objects = self.objects.write();
+        if object.metadata.uid.as_ref().is_some_and(|uid| self.gone.lock().contains(uid)) {
+            return;
+        }
         let of_kind = objects.entry(kind).or_default();
         // The watch may have been faster: of one object, the higher generation of writes is the newer.
         let version =
@@ -201,24 +210,34 @@ impl Cache {
                     self.replace(kind, namespace.as_deref(), std::mem::take(&mut listed));
                     self.missing.send_if_modified(|missing| missing.remove(&(kind, namespace.clone())));
                 }
-                Some(Ok(Event::Apply(object))) => self.set(kind, Key::of(&object), Some(Arc::new(trimmed(object)))),
-                Some(Ok(Event::Delete(object))) => self.set(kind, Key::of(&object), None),
+                Some(Ok(Event::Apply(object))) => self.set(kind, Arc::new(trimmed(object))),
+                Some(Ok(Event::Delete(object))) => self.remove(kind, &object),
                 Some(Err(error)) => tracing::warn!(kind = kind.name(), %error, "watching; it is tried again"),
             }
         }
     }
 
-    fn set(&self, kind: Kind, key: Key, object: Option<Arc<DynamicObject>>) {
-        let after = object.clone();
+    fn set(&self, kind: Kind, object: Arc<DynamicObject>) {
         let before = {
             let mut objects = self.objects.write();
-            let of_kind = objects.entry(kind).or_default();
-            match object {
-                Some(object) => of_kind.insert(key, object),
-                None => of_kind.remove(&key),
-            }
+            self.note_here(std::iter::once(&object));
+            objects.entry(kind).or_default().insert(Key::of(&object), Arc::clone(&object))
         };
-        self.tell(kind, before.as_deref(), after.as_deref());
+        self.tell(kind, before.as_deref(), Some(&object));
+    }
+
+    fn remove(&self, kind: Kind, object: &DynamicObject) {
+        let before = {
+            let (mut objects, key) = (self.objects.write(), Key::of(object));
+            self.note_gone(object);
+            let of_kind = objects.entry(kind).or_default();
+            // A namesake may have been made here since.
+            let known = of_kind.get(&key).is_some_and(|known| known.metadata.uid == object.metadata.uid);
+            if known { of_kind.remove(&key) } else { None }
+        };
+        if before.is_some() {
+            self.tell(kind, before.as_deref(), None);
+        }
     }
 
     fn replace(&self, kind: Kind, namespace: Option<&str>, listed: Objects) {
@@ -237,16 +256,38 @@ impl Cache {
             }
             for (key, known) in before {
                 if namespace.is_none_or(|namespace| key.namespace == namespace) {
+                    self.note_gone(&known);
                     changes.push((Some(known), None));
                 } else {
                     of_kind.insert(key, known);
                 }
             }
+            self.note_here(listed.values());
             of_kind.extend(listed);
             changes
         };
         for (before, after) in changes {
             self.tell(kind, before.as_deref(), after.as_deref());
+        }
+    }
+
+    /// Under the lock of the objects.
+    fn note_gone(&self, object: &DynamicObject) {
+        let Some(uid) = object.metadata.uid.clone() else { return };
+        let mut gone = self.gone.lock();
+        if gone.len() == GONE {
+            gone.pop_front();
+        }
+        gone.push_back(uid);
+    }
+
+    /// Under the lock of the objects: what a watch shows is there, whatever it said before (who lost the label that is
+    /// watched has gone for the watch).
+    fn note_here<'a>(&self, objects: impl Iterator<Item = &'a Arc<DynamicObject>>) {
+        let mut gone = self.gone.lock();
+        if !gone.is_empty() {
+            let here: BTreeSet<&String> = objects.filter_map(|object| object.metadata.uid.as_ref()).collect();
+            gone.retain(|uid| !here.contains(uid));
         }
     }
 
@@ -300,7 +341,6 @@ impl kube::runtime::utils::Backoff for Backoff {
 
 #[cfg(test)]
 mod tests {
-    use parking_lot::Mutex;
     use serde_json::json;
 
     use super::*;
@@ -328,11 +368,11 @@ mod tests {
         let take = || std::mem::take(&mut *told.lock());
         cache.replace(Kind::Pod, None, listing(&[object("a", "p", 1, "kv"), object("b", "q", 2, "other")]));
         assert_eq!(take(), ["kv", "other"]);
-        cache.set(Kind::Pod, Key::new("a", "p"), Some(object("a", "p", 3, "stolen")));
+        cache.set(Kind::Pod, object("a", "p", 3, "stolen"));
         assert_eq!(take(), ["kv", "stolen"], "the one it was taken from must hear of it too");
         cache.replace(Kind::Pod, None, listing(&[object("a", "p", 3, "stolen")]));
         assert_eq!(take(), ["other"], "only what changed meanwhile");
-        cache.set(Kind::Pod, Key::new("a", "p"), None);
+        cache.remove(Kind::Pod, &object("a", "p", 3, "stolen"));
         assert_eq!(take(), ["stolen"]);
     }
 
@@ -350,11 +390,40 @@ mod tests {
     #[test]
     fn what_was_written_here_is_not_taken_back_by_an_older_word_nor_takes_back_a_newer_one() {
         let cache = Cache::new(|_, _| {});
-        cache.set(Kind::Pod, Key::new("a", "p"), Some(object("a", "p", 5, "kv")));
+        cache.set(Kind::Pod, object("a", "p", 5, "kv"));
         cache.put(Kind::Pod, (*object("a", "p", 4, "kv")).clone());
         let version = || cache.get(Kind::Pod, &Key::new("a", "p")).expect("there").metadata.resource_version.clone();
         assert_eq!(version().as_deref(), Some("5"));
         cache.put(Kind::Pod, (*object("a", "p", 6, "kv")).clone());
         assert_eq!(version().as_deref(), Some("6"));
+    }
+
+    #[test]
+    fn what_went_is_not_brought_back_by_the_answer_to_an_earlier_write_and_its_namesake_is_another() {
+        let cache = Cache::new(|_, _| {});
+        let pod = |uid: &str| {
+            let mut pod = (*object("a", "p", 5, "kv")).clone();
+            pod.metadata.uid = Some(uid.to_owned());
+            pod
+        };
+        let key = Key::new("a", "p");
+        cache.set(Kind::Pod, Arc::new(pod("first")));
+        cache.remove(Kind::Pod, &pod("first"));
+        cache.put(Kind::Pod, pod("first"));
+        assert!(cache.get(Kind::Pod, &key).is_none());
+        cache.put(Kind::Pod, pod("second"));
+        cache.replace(Kind::Pod, None, Objects::new());
+        cache.put(Kind::Pod, pod("second"));
+        assert!(cache.get(Kind::Pod, &key).is_none());
+        cache.put(Kind::Pod, pod("third"));
+        cache.remove(Kind::Pod, &pod("second"));
+        assert!(cache.get(Kind::Pod, &key).is_some(), "the namesake is not the one that went");
+        // It had only lost the label by which it is watched.
+        cache.set(Kind::Pod, Arc::new(pod("first")));
+        cache.put(Kind::Pod, pod("first"));
+        let uid = cache.get(Kind::Pod, &key).and_then(|found| found.metadata.uid.clone());
+        assert_eq!(uid.as_deref(), Some("first"));
+        cache.remove(Kind::Pod, &pod("first"));
+        assert!(cache.get(Kind::Pod, &key).is_none());
     }
 }

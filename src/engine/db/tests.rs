@@ -319,6 +319,25 @@ fn a_watch_gives_every_change_once_in_order_and_goes_on_from_where_it_was() {
 }
 
 #[test]
+fn a_watch_that_waits_ends_when_the_database_is_closed() {
+    let temp = tempfile::tempdir().expect("a directory");
+    let db = Db::open(temp.path().join("db"), with(Durability::Disk, 1)).expect("opened");
+    db.put("a", "1").expect("put");
+    let mut watch = db.watch(&db.position()).expect("watched");
+    let (told, waits) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        told.send(()).expect("somebody waits for it");
+        let seen = watch.next(1, Duration::from_secs(3600));
+        told.send(()).expect("somebody waits for it");
+        seen
+    });
+    waits.recv().expect("it begins");
+    db.close().expect("closed");
+    waits.recv_timeout(Duration::from_secs(60)).expect("it does not wait for its hour");
+    assert!(thread.join().expect("no panic").is_ok_and(|seen| seen.is_empty()));
+}
+
+#[test]
 fn many_threads_share_one_handle_and_each_reads_what_it_wrote() {
     for durability in [Durability::Disk, Durability::Os] {
         let temp = tempfile::tempdir().expect("a directory");
