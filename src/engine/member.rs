@@ -337,7 +337,8 @@ impl Engine {
     /// Every shard that is `from` becomes `to`, durably; how many were.
     pub fn turn(&self, from: &ShardState, to: &ShardState) -> Result<usize, EngineError> {
         let mut turned = 0;
-        for shard in self.shards() {
+        // Looked at first: a change of state waits for housekeeping, and ends what it is at.
+        for shard in self.shards().iter().filter(|shard| shard.state() == *from) {
             if shard.change_state(|now| (now == from).then(|| to.clone()))? {
                 tracing::info!(shard = shard.id(), %from, %to, "another state");
                 turned += 1;

@@ -159,7 +159,10 @@ impl Local for Service {
                         .unwrap_or(u64::MAX),
                 }))
             }
-            Ok(Err(outcome)) => Err(Status::failed_precondition(format!("the leadership was not moved: {outcome}"))),
+            Ok(Err(outcome)) => {
+                let why = outcome.strip_prefix(REFUSED).unwrap_or(&outcome);
+                Err(Status::failed_precondition(format!("the leadership was not moved: {why}")))
+            }
             Err(_) => Err(Status::deadline_exceeded(format!(
                 "the leadership was not moved within {} s; {}",
                 SWITCHOVER.as_secs(),

@@ -37,7 +37,7 @@ fn a_switchover_to_anybody_moves_it_to_somebody_else() {
 fn a_switchover_that_makes_no_sense_is_refused_with_its_reason() {
     let mut w = healthy(3);
     let (leader, epoch) = (w.the_leader(), w.epoch());
-    for (target, why) in [(Some(leader), "leads already"), (Some(77), "no member m-77")] {
+    for (target, why) in [(Some(leader), "leads already"), (Some(77), "refused: there is no member m-77")] {
         let id = w.ask(0, target);
         w.reach("it is answered", |w| w.outcome(&id).is_some());
         let said = w.outcome(&id).unwrap_or_default();

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::Controller;
 use super::change::{Kind, Plan};
 use super::detect::Verdict;
+use super::{Controller, REFUSED};
 use crate::ident::Sid;
 use crate::topology::message::MemberName;
 use crate::topology::register::{DoneRequest, Register};
@@ -20,11 +20,26 @@ pub(super) struct Wish {
     asked: Duration,
 }
 
+/// Why a switchover is not begun.
+enum Declined {
+    /// All is as it was asked for.
+    AsWished(String),
+    /// It cannot be.
+    Refused(String),
+}
+
+impl From<String> for Declined {
+    fn from(why: String) -> Self {
+        Self::Refused(why)
+    }
+}
+
 impl Controller {
     pub(super) fn take_wish(&mut self, target: Option<MemberName>, id: String) {
         if let Some(earlier) = self.wish.replace(Wish { target, id, asked: self.now }) {
             // The newest wish counts; only one outcome fits into the register anyway.
-            self.outcome = Some(DoneRequest { id: earlier.id, outcome: "another request came before it began".into() });
+            let outcome = format!("{REFUSED}another request came before it began");
+            self.outcome = Some(DoneRequest { id: earlier.id, outcome });
         }
     }
 
@@ -51,27 +66,31 @@ impl Controller {
             }
             Err(why) => {
                 self.wish = None;
-                self.outcome = Some(DoneRequest { id: wish.id, outcome: why });
+                let outcome = match why {
+                    Declined::AsWished(text) => text,
+                    Declined::Refused(why) => format!("{REFUSED}{why}"),
+                };
+                self.outcome = Some(DoneRequest { id: wish.id, outcome });
                 None
             }
         }
     }
 
     /// `Ok(None)`: not yet.
-    fn plan_switchover(&self, register: &Register, verdict: &Verdict, wish: &Wish) -> Result<Option<Plan>, String> {
+    fn plan_switchover(&self, register: &Register, verdict: &Verdict, wish: &Wish) -> Result<Option<Plan>, Declined> {
         let late = self.now >= wish.asked + PATIENCE;
         if self.config.spec.paused {
-            return Err("the cluster is paused".into());
+            return Err("the cluster is paused".to_owned().into());
         }
         let Some(leader) = register.leader else {
-            return if late { Err("there is no leader to move from".into()) } else { Ok(None) };
+            return if late { Err("there is no leader to move from".to_owned().into()) } else { Ok(None) };
         };
         let target = match &wish.target {
             None => None,
             Some(name) => Some(self.target(register, name)?),
         };
         if target == Some(leader) {
-            return Err(format!("{} leads already", self.name_of(leader)));
+            return Err(Declined::AsWished(format!("{} leads already", self.name_of(leader))));
         }
         let mut plan = Plan::same_voters(Kind::Switchover, "a switchover was asked for".into(), wish.asked, register);
         plan.want = target;
@@ -93,7 +112,9 @@ impl Controller {
                 || matches!(verdict, Verdict::Unreachable { silent, .. } if *silent >= register.read_quorum());
             return match (can && silent, late) {
                 (true, _) => Ok(Some(plan)),
-                (false, true) => Err("the leader does not answer, and too few others do to replace it".into()),
+                (false, true) => {
+                    Err("the leader does not answer, and too few others do to replace it".to_owned().into())
+                }
                 (false, false) => Ok(None),
             };
         };
@@ -106,10 +127,10 @@ impl Controller {
         match (able, late) {
             (true, _) => Ok(Some(plan)),
             (false, false) => Ok(None),
-            (false, true) => Err(match target {
+            (false, true) => Err(Declined::Refused(match target {
                 Some(target) => format!("{} is not in sync with the leader", self.name_of(target)),
                 None => "no other member is in sync with the leader".into(),
-            }),
+            })),
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Change, Kind};
 use crate::ident::Sid;
-use crate::topology::controller::Controller;
+use crate::topology::controller::{Controller, REFUSED};
 use crate::topology::notice::Severity;
 use crate::topology::register::DoneRequest;
 use crate::topology::view::Transition;
@@ -89,7 +89,8 @@ impl Controller {
         if let Some(id) = plan.request {
             let done = self.register.found().and_then(|r| r.last_request.as_ref()).is_some_and(|r| r.id == id);
             if !done {
-                self.outcome = Some(DoneRequest { id, outcome: why.to_owned() });
+                let refused = if plan.kind == Kind::Switchover { REFUSED } else { "" };
+                self.outcome = Some(DoneRequest { id, outcome: format!("{refused}{why}") });
             }
         }
         if overtaken {
