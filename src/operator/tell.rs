@@ -50,6 +50,10 @@ pub(super) async fn tell(
         return Ok(Some(FIGURES - age));
     }
     let Some(current) = context.cache.get(Kind::Cluster, &world.key) else { return Ok(None) };
+    if current.metadata.uid != world.cluster.metadata.uid {
+        // Who was looked at is gone meanwhile, and a namesake there: it is not ready because that one was.
+        return Ok(None);
+    }
     let mut object = (*current).clone();
     let fresh = serde_json::to_value(&status).unwrap_or_default();
     if let Value::Object(data) = &mut object.data {
