@@ -30,7 +30,15 @@ pub const PATIENCE: Duration = Duration::from_secs(300);
 pub const LOOK: Duration = Duration::from_millis(100);
 
 /// Waits until `found` finds what it looks for; fails with `what` when patience ends.
-pub async fn eventually<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn eventually<T>(what: &str, found: impl AsyncFnMut() -> Option<T>) -> T {
+    match patiently(found).await {
+        Some(value) => value,
+        None => panic!("never within {} s: {what}", PATIENCE.as_secs()),
+    }
+}
+
+/// Waits until `found` finds what it looks for; `None` when patience ends.
+pub async fn patiently<T>(mut found: impl AsyncFnMut() -> Option<T>) -> Option<T> {
     let looking = async {
         loop {
             if let Some(value) = found().await {
@@ -39,8 +47,5 @@ pub async fn eventually<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>
             tokio::time::sleep(LOOK).await;
         }
     };
-    match tokio::time::timeout(PATIENCE, looking).await {
-        Ok(value) => value,
-        Err(_) => panic!("never within {} s: {what}", PATIENCE.as_secs()),
-    }
+    tokio::time::timeout(PATIENCE, looking).await.ok()
 }

@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 
 use super::harness::root;
 use super::members::IMAGE;
-use super::{LOOK, PATIENCE, apply, eventually, get, kubectl};
+use super::{PATIENCE, apply, eventually, get, kubectl, patiently};
 
 /// What an upgrade goes to.
 pub const NEXT: &str = "registry.test/armdb:2";
@@ -165,20 +165,16 @@ impl<'a> Cluster<'a> {
     /// Waits until a condition has this status and reason; its message.
     pub async fn until(&self, kind: &str, status: &str, reason: &str) -> String {
         let mut last = None;
-        let found = async {
-            loop {
-                let conditions = self.status().await.conditions;
-                last = conditions.into_iter().find(|condition| condition.type_ == kind);
-                if let Some(found) = last.as_ref().filter(|it| it.status == status && it.reason == reason) {
-                    return found.message.clone();
-                }
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        match tokio::time::timeout(PATIENCE, found).await {
-            Ok(message) => message,
-            Err(_) => panic!("never within {PATIENCE:?}: {kind} is {status} with {reason}; the last was {last:?}"),
-        }
+        let found = patiently(async || {
+            let conditions = self.status().await.conditions;
+            last = conditions.into_iter().find(|condition| condition.type_ == kind);
+            let found = last.as_ref().filter(|it| it.status == status && it.reason == reason)?;
+            Some(found.message.clone())
+        })
+        .await;
+        found.unwrap_or_else(|| {
+            panic!("never within {PATIENCE:?}: {kind} is {status} with {reason}; the last was {last:?}")
+        })
     }
 
     /// Changes the object as `kubectl patch --type merge` does.
