@@ -90,8 +90,8 @@ fn plan_partition(
         quorum_safe,
         update: &spec.update,
     };
-    let is_good = is_good(&situation);
     let mut progress = next(&situation);
+    let is_good = is_good(&situation, &progress.step);
     let mut taken_back = None;
     if let Step::TakeBack { why } = progress.step.clone() {
         choice = choose(Templates { rejected: Some(&wanted), retried: choice.retried.as_deref(), ..templates });

@@ -238,10 +238,11 @@ fn step(situation: &Situation<'_>) -> Step {
 /// Whether the template that the spec asks for has shown that members come up with it: everybody runs it, in sync, and for
 /// a while. The first one need not wait: nothing is there to go back to, and who reads that the cluster is ready may put
 /// the next one, a bad one, in force at once.
-pub fn is_good(situation: &Situation<'_>) -> bool {
+/// `step` is what comes [`next`].
+pub fn is_good(situation: &Situation<'_>, step: &Step) -> bool {
     let first = situation.good.is_none();
     let runs = |member: &Member<'_>| member.is_current(situation.hash) && member.in_sync_for.is_some();
-    situation.is_wanted && (step(situation) == Step::Done || first && situation.members.iter().all(runs))
+    situation.is_wanted && (*step == Step::Done || first && situation.members.iter().all(runs))
 }
 
 /// Members that were replaced must have been in sync for a while.

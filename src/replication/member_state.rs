@@ -258,28 +258,21 @@ impl MemberState {
     /// The commit thread: moves what is committed into the index, until the member stops.
     pub(crate) fn run_commits(self: &Arc<Self>) {
         while !self.stop.is_cancelled() {
-            let hold = self.lease_wait_remaining();
             {
                 let mut due = self.commit_due.lock();
-                match hold {
-                    // Nothing that this leader commits may be seen before every older lease has ended.
-                    Some(hold) => {
-                        self.commit_wake.wait_for(&mut due, hold);
-                        *due = true;
-                        continue;
-                    }
-                    None if !*due => {
-                        self.commit_wake.wait(&mut due);
-                        continue;
-                    }
-                    None => *due = false,
+                if !*due {
+                    self.commit_wake.wait(&mut due);
+                    continue;
                 }
+                *due = false;
             }
             let targets: Vec<Gsn> = self.commit_targets.iter().map(|target| target.load(Ordering::Acquire)).collect();
-            // Again, after the targets were read: a term may have begun since the first look. Its lease is known before
-            // anything raises a target in it.
-            if self.lease_wait_remaining().is_some() {
-                *self.commit_due.lock() = true;
+            // Nothing that this leader commits may be seen before every older lease has ended. Asked after the targets were
+            // read: a term may begin at any time, and its lease is known before anything raises a target in it.
+            if let Some(hold) = self.lease_wait_remaining() {
+                let mut due = self.commit_due.lock();
+                self.commit_wake.wait_for(&mut due, hold);
+                *due = true;
                 continue;
             }
             for (shard, target) in self.engine.shards().iter().zip(targets) {

@@ -34,6 +34,12 @@ const NEW_STORAGE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(1);
 /// What the outcome of a request that was not carried out begins with.
 pub const REFUSED: &str = "refused: ";
+
+/// What is told of such a request.
+pub(super) fn refused(id: String, why: &str) -> DoneRequest {
+    DoneRequest { id, outcome: format!("{REFUSED}{why}") }
+}
+
 /// A leader that was heard so lately may be there.
 const HEARD: Duration = Duration::from_secs(2);
 
@@ -91,7 +97,7 @@ impl Controller {
         };
         self.recovery = None;
         self.tell(Severity::Warning, "RecoveryRefused", why.clone());
-        self.outcome = Some(DoneRequest { id: wish.id, outcome: format!("{REFUSED}{why}") });
+        self.outcome = Some(refused(wish.id, &why));
         false
     }
 

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::Controller;
 use super::change::{Kind, Plan};
 use super::detect::Verdict;
-use super::{Controller, REFUSED};
+use super::recovery::refused;
 use crate::ident::Sid;
 use crate::topology::message::MemberName;
 use crate::topology::register::{DoneRequest, Register};
@@ -34,12 +35,17 @@ impl From<String> for Declined {
     }
 }
 
+impl From<&str> for Declined {
+    fn from(why: &str) -> Self {
+        Self::Refused(why.to_owned())
+    }
+}
+
 impl Controller {
     pub(super) fn take_wish(&mut self, target: Option<MemberName>, id: String) {
         if let Some(earlier) = self.wish.replace(Wish { target, id, asked: self.now }) {
             // The newest wish counts; only one outcome fits into the register anyway.
-            let outcome = format!("{REFUSED}another request came before it began");
-            self.outcome = Some(DoneRequest { id: earlier.id, outcome });
+            self.outcome = Some(refused(earlier.id, "another request came before it began"));
         }
     }
 
@@ -66,11 +72,10 @@ impl Controller {
             }
             Err(why) => {
                 self.wish = None;
-                let outcome = match why {
-                    Declined::AsWished(text) => text,
-                    Declined::Refused(why) => format!("{REFUSED}{why}"),
-                };
-                self.outcome = Some(DoneRequest { id: wish.id, outcome });
+                self.outcome = Some(match why {
+                    Declined::AsWished(outcome) => DoneRequest { id: wish.id, outcome },
+                    Declined::Refused(why) => refused(wish.id, &why),
+                });
                 None
             }
         }
@@ -80,10 +85,10 @@ impl Controller {
     fn plan_switchover(&self, register: &Register, verdict: &Verdict, wish: &Wish) -> Result<Option<Plan>, Declined> {
         let late = self.now >= wish.asked + PATIENCE;
         if self.config.spec.paused {
-            return Err("the cluster is paused".to_owned().into());
+            return Err("the cluster is paused".into());
         }
         let Some(leader) = register.leader else {
-            return if late { Err("there is no leader to move from".to_owned().into()) } else { Ok(None) };
+            return if late { Err("there is no leader to move from".into()) } else { Ok(None) };
         };
         let target = match &wish.target {
             None => None,
@@ -112,9 +117,7 @@ impl Controller {
                 || matches!(verdict, Verdict::Unreachable { silent, .. } if *silent >= register.read_quorum());
             return match (can && silent, late) {
                 (true, _) => Ok(Some(plan)),
-                (false, true) => {
-                    Err("the leader does not answer, and too few others do to replace it".to_owned().into())
-                }
+                (false, true) => Err("the leader does not answer, and too few others do to replace it".into()),
                 (false, false) => Ok(None),
             };
         };
@@ -127,10 +130,10 @@ impl Controller {
         match (able, late) {
             (true, _) => Ok(Some(plan)),
             (false, false) => Ok(None),
-            (false, true) => Err(Declined::Refused(match target {
-                Some(target) => format!("{} is not in sync with the leader", self.name_of(target)),
+            (false, true) => Err(match target {
+                Some(target) => format!("{} is not in sync with the leader", self.name_of(target)).into(),
                 None => "no other member is in sync with the leader".into(),
-            })),
+            }),
         }
     }
 

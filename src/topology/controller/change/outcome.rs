@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::{Change, Kind};
 use crate::ident::Sid;
-use crate::topology::controller::{Controller, REFUSED};
+use crate::topology::controller::Controller;
+use crate::topology::controller::recovery::refused;
 use crate::topology::notice::Severity;
-use crate::topology::register::DoneRequest;
 use crate::topology::view::Transition;
 
 /// How many transitions are remembered.
@@ -89,8 +89,7 @@ impl Controller {
         if let Some(id) = plan.request {
             let done = self.register.found().and_then(|r| r.last_request.as_ref()).is_some_and(|r| r.id == id);
             if !done {
-                let refused = if plan.kind == Kind::Switchover { REFUSED } else { "" };
-                self.outcome = Some(DoneRequest { id, outcome: format!("{refused}{why}") });
+                self.outcome = Some(refused(id, why));
             }
         }
         if overtaken {
