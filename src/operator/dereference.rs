@@ -153,6 +153,10 @@ pub async fn dereference(context: &Context, key: &Key, with_secrets: bool) -> Re
         partition.stateful_set = cache
             .get(Kind::StatefulSet, &set)
             .filter(|set| super::facts::controller_uid(set) == Some(&uid) && !super::facts::is_terminating(set));
+        let live = partition.stateful_set.as_ref().and_then(|set| set.metadata.uid.as_deref());
+        for pod in &mut partition.pods {
+            pod.terminating |= pod.is_left_behind(live);
+        }
         partition.good.sort_by_key(|good| std::cmp::Reverse(good.number));
     }
     if with_secrets {

@@ -23,8 +23,10 @@ pub struct PodFacts {
     pub ip: Option<String>,
     /// Where it runs.
     pub node: Option<String>,
-    /// It is being deleted.
+    /// It is being deleted, or will be ([`Self::is_left_behind`]).
     pub terminating: bool,
+    /// UID of the StatefulSet that it goes with.
+    pub controller: Option<String>,
     /// Kubernetes calls it ready.
     pub ready: bool,
     /// The spec hash it was made with.
@@ -82,6 +84,7 @@ impl PodFacts {
             ip: string(&status["podIP"]),
             node: string(&pod.data["spec"]["nodeName"]),
             terminating: meta.deletion_timestamp.is_some(),
+            controller: controller_uid(pod).map(str::to_owned),
             ready: condition(status, "Ready").is_some_and(|ready| ready["status"] == "True"),
             spec_hash: text(&meta.annotations, annotation::SPEC_HASH),
             image: container.and_then(|container| string(&container["image"])).unwrap_or_default(),
@@ -92,6 +95,12 @@ impl PodFacts {
             trouble: trouble(status, state),
             restarts: state.and_then(|state| state["restartCount"].as_i64()).unwrap_or(0),
         }
+    }
+
+    /// Whether it goes with another StatefulSet than `set` (the UID of the one that there is): that of a namesake that was
+    /// deleted, say. It may run on for a while, and is not what will run. One that nobody controls is adopted.
+    pub fn is_left_behind(&self, set: Option<&str>) -> bool {
+        self.controller.is_some() && self.controller.as_deref() != set
     }
 }
 
@@ -204,6 +213,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_pod_of_an_earlier_statefulset_is_left_behind_and_one_of_none_is_adopted() {
+        let of =
+            |controller: Option<&str>| PodFacts { controller: controller.map(str::to_owned), ..Default::default() };
+        assert!(of(Some("old")).is_left_behind(Some("new")) && of(Some("old")).is_left_behind(None));
+        assert!(!of(Some("new")).is_left_behind(Some("new")));
+        assert!(!of(None).is_left_behind(Some("new")) && !of(None).is_left_behind(None));
+    }
 
     fn pod(status: Value) -> PodFacts {
         let object = json!({
